@@ -1,0 +1,228 @@
+//! What a user asks of a network.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::InvalidInput;
+use crate::{AddressRange, IfName, NetworkName, Subnet};
+
+/// Which plugin makes the links of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum NetworkType {
+    /// A Linux bridge of its own with an address on it and NAT to the outside.
+    #[default]
+    Bridge,
+}
+
+/// On or off, where a bool would not say which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Toggle {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+impl Toggle {
+    /// Whether this is [`Toggle::On`].
+    pub fn is_on(self) -> bool {
+        self == Toggle::On
+    }
+}
+
+impl std::str::FromStr for Toggle {
+    type Err = InvalidInput;
+    fn from_str(s: &str) -> Result<Self, InvalidInput> {
+        match s {
+            "on" => Ok(Toggle::On),
+            "off" => Ok(Toggle::Off),
+            _ => Err(InvalidInput::new("switch", s, "is neither on nor off")),
+        }
+    }
+}
+
+impl std::fmt::Display for Toggle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(if self.is_on() { "on" } else { "off" })
+    }
+}
+
+/// Whether traffic may pass between this network and others.
+pub type Isolation = Toggle;
+
+fn on() -> Toggle {
+    Toggle::On
+}
+
+/// Everything `rnet network create` can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Name.
+    pub name: NetworkName,
+    /// Plugin.
+    #[serde(default, rename = "type")]
+    pub kind: NetworkType,
+    /// Subnets, at most one per family; empty: the next free block of the pool list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<Subnet>,
+    /// Gateways, each in one of the subnets; default: the first address of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
+    /// Ranges addresses are taken from, each in one of the subnets; default: the whole subnet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_ranges: Vec<AddressRange>,
+    /// Addresses never handed out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<AddressRange>,
+    /// Adds a ULA /64 when no IPv6 subnet is given.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// No gateway, no NAT, no way out.
+    #[serde(default)]
+    pub internal: bool,
+    /// No traffic between networks (default), or routed between networks that both say off.
+    #[serde(default = "on")]
+    pub isolate: Isolation,
+    /// Source addresses are replaced by the host's on the way out.
+    #[serde(default = "on")]
+    pub masquerade: Toggle,
+    /// MTU in bytes; default: the smallest of the host's default routes' devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Name of the bridge device; default: made from the network's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<IfName>,
+    /// Free-form labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl NetworkSpec {
+    /// A bridge network with every default.
+    pub fn new(name: NetworkName) -> Self {
+        NetworkSpec {
+            name,
+            kind: NetworkType::Bridge,
+            subnets: Vec::new(),
+            gateways: Vec::new(),
+            ip_ranges: Vec::new(),
+            exclude: Vec::new(),
+            ipv6: false,
+            internal: false,
+            isolate: Toggle::On,
+            masquerade: Toggle::On,
+            mtu: None,
+            bridge: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Checks what no single field can.
+    ///
+    /// # Errors
+    /// Names the two values that do not fit.
+    pub fn validate(&self) -> Result<(), InvalidInput> {
+        for v4 in [true, false] {
+            let of_family: Vec<_> = self.subnets.iter().filter(|s| s.is_ipv4() == v4).collect();
+            if let [first, second, ..] = of_family[..] {
+                return Err(InvalidInput::new("subnet", second.to_string(), format!("the network already has {first} of the same family")));
+            }
+            if self.gateways.iter().filter(|g| g.is_ipv4() == v4).count() > 1 {
+                return Err(InvalidInput::new("gateway", self.name.to_string(), "more than one of the same family"));
+            }
+        }
+        for subnet in &self.subnets {
+            let longest = if subnet.is_ipv4() { 30 } else { 126 };
+            if subnet.prefix() > longest || subnet.prefix() < 4 {
+                return Err(InvalidInput::new("subnet", subnet.to_string(), format!("the prefix length must be from 4 to {longest}")));
+            }
+            if subnet.network().is_loopback() || subnet.network().is_multicast() || subnet.network().is_unspecified() {
+                return Err(InvalidInput::new("subnet", subnet.to_string(), "is reserved"));
+            }
+        }
+        let home = |ip: IpAddr| self.subnets.iter().find(|s| s.contains(ip));
+        for gateway in &self.gateways {
+            match home(*gateway) {
+                None => {
+                    return Err(InvalidInput::new("gateway", gateway.to_string(), "is in none of the network's subnets")
+                        .hint("give the subnet too: --subnet"));
+                }
+                Some(s) if s.is_ipv4() && (*gateway == s.network() || *gateway == s.last()) => {
+                    return Err(InvalidInput::new("gateway", gateway.to_string(), format!("is the network or broadcast address of {s}")));
+                }
+                Some(_) => {}
+            }
+        }
+        for (what, ranges) in [("address range", &self.ip_ranges), ("exclusion", &self.exclude)] {
+            for range in ranges {
+                if home(range.first()).is_none_or(|s| !s.contains(range.last())) {
+                    return Err(InvalidInput::new(what, range.to_string(), "is in none of the network's subnets")
+                        .hint("give the subnet too: --subnet"));
+                }
+            }
+        }
+        if let Some(mtu) = self.mtu {
+            let v6 = self.ipv6 || self.subnets.iter().any(|s| !s.is_ipv4());
+            let least = if v6 { 1280 } else { 68 };
+            if !(least..=65535).contains(&mtu) {
+                return Err(InvalidInput::new("MTU", mtu.to_string(), format!("is not from {least} to 65535")));
+            }
+        }
+        for key in self.labels.keys() {
+            if key.is_empty() || key.len() > 128 || key.chars().any(char::is_control) {
+                return Err(InvalidInput::new("label", key.clone(), "a key is 1 to 128 printable characters"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(f: impl FnOnce(&mut NetworkSpec)) -> Result<(), InvalidInput> {
+        let mut s = NetworkSpec::new("blue".parse().expect("name"));
+        f(&mut s);
+        s.validate()
+    }
+
+    #[test]
+    fn combinations() {
+        let net = |s: &str| s.parse::<Subnet>().expect("subnet");
+        assert!(spec(|_| ()).is_ok());
+        assert!(spec(|s| s.subnets = vec![net("10.0.0.0/24"), net("fd00::/64")]).is_ok());
+        assert!(spec(|s| s.subnets = vec![net("10.0.0.0/24"), net("10.0.1.0/24")]).is_err());
+        assert!(spec(|s| s.subnets = vec![net("10.0.0.0/31")]).is_err());
+        assert!(spec(|s| s.gateways = vec!["10.0.0.1".parse().expect("ip")]).is_err());
+        assert!(spec(|s| {
+            s.subnets = vec![net("10.0.0.0/24")];
+            s.gateways = vec!["10.0.0.255".parse().expect("ip")];
+        })
+        .is_err());
+        assert!(spec(|s| {
+            s.subnets = vec![net("10.0.0.0/24")];
+            s.exclude = vec!["10.0.0.250-10.0.1.5".parse().expect("range")];
+        })
+        .is_err());
+        assert!(spec(|s| {
+            s.ipv6 = true;
+            s.mtu = Some(1000);
+        })
+        .is_err());
+        assert!(spec(|s| s.mtu = Some(1000)).is_ok());
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let e = serde_json::from_str::<NetworkSpec>(r#"{"name":"blue","subnetz":[]}"#).expect_err("unknown");
+        assert!(e.to_string().contains("subnetz"));
+    }
+}
