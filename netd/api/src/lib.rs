@@ -1,0 +1,18 @@
+//! Requests, responses and the client of netd's HTTP API: JSON over HTTP/1.1 on a unix socket, version `/v1`.
+//!
+//! Owns: the words both sides use, the list of routes ([`openapi::ROUTES`]), where an instance keeps its files
+//! ([`Root`]). Refuses: any decision about networks; that is the daemon's.
+
+mod client;
+mod error;
+pub mod openapi;
+mod root;
+mod types;
+
+pub use client::{Client, EventStream};
+pub use error::ApiError;
+pub use root::Root;
+pub use types::*;
+
+/// Largest request body in bytes that netd reads.
+pub const BODY_LIMIT: usize = 256 * 1024;

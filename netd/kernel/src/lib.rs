@@ -1,0 +1,27 @@
+//! The only crate that speaks to the kernel's network interfaces.
+//!
+//! Owns: route netlink, nf_tables, network namespaces, sysctls and raw ARP/ND frames. Refuses: any decision; callers
+//! say what to do in terms of `rnet-model`, this crate says it to the kernel and reports what the kernel answered.
+//! No netlink wire type crosses its public interface.
+//!
+//! Each surface is a narrow trait ([`Links`], [`Filter`], [`Sysctls`]); the real implementations ([`Route`],
+//! [`Nft`], [`ProcSys`]) have in-memory siblings in [`fake`].
+
+mod error;
+mod events;
+pub mod fake;
+mod filter;
+mod links;
+mod netns;
+mod probe;
+mod route;
+mod sysctl;
+
+pub use error::KernelError;
+pub use events::{Event, Monitor};
+pub use filter::{Filter, FilterChange, FilterSet, FilterState, Nft};
+pub use links::{Address, Fault, LinkKind, LinkOp, LinkState, Links, NewBridge, NewVeth, Route as RouteEntry, RouteTable};
+pub use netns::{Netns, NetnsId};
+pub use probe::{Announcement, Probe, ProbeTiming, announce, probe};
+pub use route::Route;
+pub use sysctl::{ProcSys, Sysctls};

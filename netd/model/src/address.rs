@@ -77,8 +77,11 @@ impl FromStr for Subnet {
     fn from_str(s: &str) -> Result<Self, InvalidInput> {
         let net = parse_prefixed("subnet", s)?;
         if net.ip() != net.network() {
-            return Err(InvalidInput::new("subnet", s, "has host bits set")
-                .hint(format!("the network is {}/{}", net.network(), net.prefix())));
+            return Err(InvalidInput::new("subnet", s, "has host bits set").hint(format!(
+                "the network is {}/{}",
+                net.network(),
+                net.prefix()
+            )));
         }
         Ok(Subnet(net))
     }
@@ -229,10 +232,23 @@ mod tests {
 
     #[test]
     fn host_addresses_only() {
-        for bad in ["192.168.1.0/24", "192.168.1.255/24", "0.0.0.0/0", "127.0.0.1/8", "224.0.0.1/4", "10.0.0.1/33", "10.0.0.1/+8", "x/24", "::/64", "fe80::1/129", "10.0.0.1/0"] {
+        for bad in [
+            "192.168.1.0/24",
+            "192.168.1.255/24",
+            "0.0.0.0/0",
+            "127.0.0.1/8",
+            "224.0.0.1/4",
+            "10.0.0.1/33",
+            "10.0.0.1/+8",
+            "x/24",
+            "::/64",
+            "fe80::1/129",
+            "10.0.0.1/0",
+        ] {
             assert!(bad.parse::<IfAddr>().is_err(), "{bad}");
         }
-        for good in ["192.168.1.1/24", "10.0.0.0/31", "10.0.0.255/32", "10.1.0.255/16", "fd00::1/64", "2001:db8::/127"] {
+        for good in ["192.168.1.1/24", "10.0.0.0/31", "10.0.0.255/32", "10.1.0.255/16", "fd00::1/64", "2001:db8::/127"]
+        {
             assert_eq!(good.parse::<IfAddr>().map(|a| a.to_string()), Ok(good.to_owned()));
         }
     }

@@ -155,9 +155,14 @@ impl FromStr for AddressSpec {
                 return Err(InvalidInput::new("address", s, format!("{} is given twice", one.address.ip())));
             }
             if list.iter().any(|other| other.gateway == Some(Gateway::Address(one.address.ip()))) {
-                return Err(InvalidInput::new("address", s, format!("{} is both an address and a gateway", one.address.ip())));
+                return Err(InvalidInput::new(
+                    "address",
+                    s,
+                    format!("{} is both an address and a gateway", one.address.ip()),
+                ));
             }
-            let same_family = |o: &&StaticAddress| o.gateway.is_some() && o.address.ip().is_ipv4() == one.address.ip().is_ipv4();
+            let same_family =
+                |o: &&StaticAddress| o.gateway.is_some() && o.address.ip().is_ipv4() == one.address.ip().is_ipv4();
             if one.gateway.is_some() && list[..i].iter().any(|o| same_family(&o)) {
                 return Err(InvalidInput::new("address", s, "has two gateways of one family")
                     .hint("give the gateway with one of the addresses only"));
@@ -281,11 +286,19 @@ impl AttachSpec {
             let has_v6 = matches!(&self.address, AddressSpec::Static(l) if l.iter().any(|a| a.address.ip().is_ipv6()));
             let least = if has_v6 { 1280 } else { *AttachOptions::MTU.start() };
             if !(least..=*AttachOptions::MTU.end()).contains(&mtu) {
-                return Err(InvalidInput::new("MTU", mtu.to_string(), format!("is not from {least} to {}", AttachOptions::MTU.end())));
+                return Err(InvalidInput::new(
+                    "MTU",
+                    mtu.to_string(),
+                    format!("is not from {least} to {}", AttachOptions::MTU.end()),
+                ));
             }
         }
         if o.vlan.is_some() && o.trunk.is_some() {
-            return Err(InvalidInput::new("VLAN id", o.vlan.map(|v| v.to_string()).unwrap_or_default(), "an access VLAN and --trunk exclude each other"));
+            return Err(InvalidInput::new(
+                "VLAN id",
+                o.vlan.map(|v| v.to_string()).unwrap_or_default(),
+                "an access VLAN and --trunk exclude each other",
+            ));
         }
         let subnets: Vec<Subnet> = match &self.address {
             AddressSpec::Static(list) => list.iter().map(|a| a.address.subnet()).collect(),
@@ -296,7 +309,11 @@ impl AttachSpec {
             let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
             if !subnets.is_empty() && !link_local && !subnets.iter().any(|s| s.contains(via)) {
                 let known: Vec<_> = subnets.iter().map(ToString::to_string).collect();
-                return Err(InvalidInput::new("route", route.to_string(), format!("its next hop {via} is not in {}", known.join(" or "))));
+                return Err(InvalidInput::new(
+                    "route",
+                    route.to_string(),
+                    format!("its next hop {via} is not in {}", known.join(" or ")),
+                ));
             }
         }
         Ok(())
@@ -348,7 +365,10 @@ mod tests {
     fn fourth_word() {
         let mut o = AttachOptions::default();
         o.apply_mac_word("02:00:00:00:00:01@10").expect("both");
-        assert_eq!((o.mac.map(|m| m.to_string()), o.vlan.map(VlanId::get)), (Some("02:00:00:00:00:01".into()), Some(10)));
+        assert_eq!(
+            (o.mac.map(|m| m.to_string()), o.vlan.map(VlanId::get)),
+            (Some("02:00:00:00:00:01".into()), Some(10))
+        );
         let mut o = AttachOptions::default();
         o.apply_mac_word("@10").expect("vlan only");
         assert!(o.mac.is_none() && o.vlan.is_some());

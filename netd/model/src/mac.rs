@@ -97,7 +97,9 @@ mod tests {
         assert!("ff:ff:ff:ff:ff:ff".parse::<MacAddr>().is_err());
         assert!("01:00:5e:00:00:01".parse::<MacAddr>().is_err());
         assert!("00:00:00:00:00:00".parse::<MacAddr>().is_err());
-        for bad in ["", "02:00", "02:00:00:00:00:0g", "02-00-00-00-00-01", "02:00:00:00:00:01:02", "+2:00:00:00:00:01", "U:"] {
+        for bad in
+            ["", "02:00", "02:00:00:00:00:0g", "02-00-00-00-00-01", "02:00:00:00:00:01:02", "+2:00:00:00:00:01", "U:"]
+        {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
         assert_eq!("02:AB:00:00:00:01".parse::<MacAddr>().map(|m| m.to_string()), Ok("02:ab:00:00:00:01".into()));

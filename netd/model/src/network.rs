@@ -132,7 +132,11 @@ impl NetworkSpec {
         for v4 in [true, false] {
             let of_family: Vec<_> = self.subnets.iter().filter(|s| s.is_ipv4() == v4).collect();
             if let [first, second, ..] = of_family[..] {
-                return Err(InvalidInput::new("subnet", second.to_string(), format!("the network already has {first} of the same family")));
+                return Err(InvalidInput::new(
+                    "subnet",
+                    second.to_string(),
+                    format!("the network already has {first} of the same family"),
+                ));
             }
             if self.gateways.iter().filter(|g| g.is_ipv4() == v4).count() > 1 {
                 return Err(InvalidInput::new("gateway", self.name.to_string(), "more than one of the same family"));
@@ -141,7 +145,11 @@ impl NetworkSpec {
         for subnet in &self.subnets {
             let longest = if subnet.is_ipv4() { 30 } else { 126 };
             if subnet.prefix() > longest || subnet.prefix() < 4 {
-                return Err(InvalidInput::new("subnet", subnet.to_string(), format!("the prefix length must be from 4 to {longest}")));
+                return Err(InvalidInput::new(
+                    "subnet",
+                    subnet.to_string(),
+                    format!("the prefix length must be from 4 to {longest}"),
+                ));
             }
             if subnet.network().is_loopback() || subnet.network().is_multicast() || subnet.network().is_unspecified() {
                 return Err(InvalidInput::new("subnet", subnet.to_string(), "is reserved"));
@@ -151,11 +159,19 @@ impl NetworkSpec {
         for gateway in &self.gateways {
             match home(*gateway) {
                 None => {
-                    return Err(InvalidInput::new("gateway", gateway.to_string(), "is in none of the network's subnets")
-                        .hint("give the subnet too: --subnet"));
+                    return Err(InvalidInput::new(
+                        "gateway",
+                        gateway.to_string(),
+                        "is in none of the network's subnets",
+                    )
+                    .hint("give the subnet too: --subnet"));
                 }
                 Some(s) if s.is_ipv4() && (*gateway == s.network() || *gateway == s.last()) => {
-                    return Err(InvalidInput::new("gateway", gateway.to_string(), format!("is the network or broadcast address of {s}")));
+                    return Err(InvalidInput::new(
+                        "gateway",
+                        gateway.to_string(),
+                        format!("is the network or broadcast address of {s}"),
+                    ));
                 }
                 Some(_) => {}
             }
@@ -202,21 +218,27 @@ mod tests {
         assert!(spec(|s| s.subnets = vec![net("10.0.0.0/24"), net("10.0.1.0/24")]).is_err());
         assert!(spec(|s| s.subnets = vec![net("10.0.0.0/31")]).is_err());
         assert!(spec(|s| s.gateways = vec!["10.0.0.1".parse().expect("ip")]).is_err());
-        assert!(spec(|s| {
-            s.subnets = vec![net("10.0.0.0/24")];
-            s.gateways = vec!["10.0.0.255".parse().expect("ip")];
-        })
-        .is_err());
-        assert!(spec(|s| {
-            s.subnets = vec![net("10.0.0.0/24")];
-            s.exclude = vec!["10.0.0.250-10.0.1.5".parse().expect("range")];
-        })
-        .is_err());
-        assert!(spec(|s| {
-            s.ipv6 = true;
-            s.mtu = Some(1000);
-        })
-        .is_err());
+        assert!(
+            spec(|s| {
+                s.subnets = vec![net("10.0.0.0/24")];
+                s.gateways = vec!["10.0.0.255".parse().expect("ip")];
+            })
+            .is_err()
+        );
+        assert!(
+            spec(|s| {
+                s.subnets = vec![net("10.0.0.0/24")];
+                s.exclude = vec!["10.0.0.250-10.0.1.5".parse().expect("range")];
+            })
+            .is_err()
+        );
+        assert!(
+            spec(|s| {
+                s.ipv6 = true;
+                s.mtu = Some(1000);
+            })
+            .is_err()
+        );
         assert!(spec(|s| s.mtu = Some(1000)).is_ok());
     }
 

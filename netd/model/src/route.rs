@@ -27,8 +27,9 @@ impl FromStr for RouteSpec {
             .map(|v| v.parse().map_err(|_| InvalidInput::new("route", s, format!("{v:?} is not a next hop address"))))
             .transpose()?;
         let destination: Subnet = match destination {
-            "default" if via.is_some_and(|v| v.is_ipv6()) => Subnet::containing(IpAddr::from([0u16; 8]), 0)
-                .expect("::/0 is a prefix"),
+            "default" if via.is_some_and(|v| v.is_ipv6()) => {
+                Subnet::containing(IpAddr::from([0u16; 8]), 0).expect("::/0 is a prefix")
+            }
             "default" => Subnet::containing(IpAddr::from([0u8; 4]), 0).expect("0.0.0.0/0 is a prefix"),
             text => text.parse()?,
         };

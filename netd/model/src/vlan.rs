@@ -24,9 +24,11 @@ impl VlanId {
 impl FromStr for VlanId {
     type Err = InvalidInput;
     fn from_str(s: &str) -> Result<Self, InvalidInput> {
-        s.parse().ok().filter(|_| s.bytes().all(|b| b.is_ascii_digit())).and_then(VlanId::new).ok_or_else(|| {
-            InvalidInput::new("VLAN id", s, "is not a number from 1 to 4094")
-        })
+        s.parse()
+            .ok()
+            .filter(|_| s.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(VlanId::new)
+            .ok_or_else(|| InvalidInput::new("VLAN id", s, "is not a number from 1 to 4094"))
     }
 }
 

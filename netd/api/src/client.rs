@@ -1,0 +1,286 @@
+//! Blocking client: one connection per call, every call bounded in time.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use rnet_model::{ContainerName, EndpointId, IfName, Kind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::types::*;
+use crate::{ApiError, Root};
+
+/// A client of one instance's netd.
+#[derive(Debug, Clone)]
+pub struct Client {
+    root: Root,
+    timeout: Duration,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Client {
+    /// Of the daemon of `root`. Connects with the first call.
+    pub fn new(root: &Root) -> Self {
+        Client { root: root.clone(), timeout: TIMEOUT }
+    }
+
+    /// The same with another limit for each call.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// `GET /v1/version`.
+    pub fn version(&self) -> Result<Version, ApiError> {
+        self.get("/v1/version")
+    }
+
+    /// `POST /v1/attachments`.
+    pub fn attach(&self, request: &AttachRequest) -> Result<AttachReply, ApiError> {
+        self.post("/v1/attachments", request)
+    }
+
+    /// `GET /v1/attachments`: all endpoints of all containers.
+    pub fn attachments(&self) -> Result<Vec<Endpoint>, ApiError> {
+        self.get("/v1/attachments")
+    }
+
+    /// `GET /v1/attachments/{id}`; a unique prefix of the id is enough.
+    pub fn attachment(&self, id: &str) -> Result<Endpoint, ApiError> {
+        self.get(&format!("/v1/attachments/{}", segment(id)?))
+    }
+
+    /// `POST /v1/detach`: the endpoints that were removed.
+    pub fn detach(&self, request: &DetachRequest) -> Result<Vec<Endpoint>, ApiError> {
+        self.post("/v1/detach", request)
+    }
+
+    /// `POST /v1/wait`: the interface that is ready.
+    pub fn wait(&self, request: &WaitRequest) -> Result<Endpoint, ApiError> {
+        let longer = Duration::from_millis(request.timeout_ms).saturating_add(TIMEOUT);
+        self.clone().with_timeout(longer).post("/v1/wait", request)
+    }
+
+    /// `POST /v1/networks`.
+    pub fn create_network(&self, spec: &rnet_model::NetworkSpec) -> Result<Network, ApiError> {
+        self.post("/v1/networks", spec)
+    }
+
+    /// `GET /v1/networks`.
+    pub fn networks(&self) -> Result<Vec<Network>, ApiError> {
+        self.get("/v1/networks")
+    }
+
+    /// `GET /v1/networks/{name}`: by name, id or unique id prefix.
+    pub fn network(&self, name: &str) -> Result<Network, ApiError> {
+        self.get(&format!("/v1/networks/{}", segment(name)?))
+    }
+
+    /// `DELETE /v1/networks/{name}`; `force` disconnects live endpoints first.
+    pub fn remove_network(&self, name: &str, force: bool) -> Result<Network, ApiError> {
+        self.delete(&format!("/v1/networks/{}?force={force}", segment(name)?))
+    }
+
+    /// `POST /v1/networks/{name}/connect`.
+    pub fn connect_network(&self, name: &str, request: &NetworkConnect) -> Result<AttachReply, ApiError> {
+        self.post(&format!("/v1/networks/{}/connect", segment(name)?), request)
+    }
+
+    /// `POST /v1/networks/{name}/disconnect`.
+    pub fn disconnect_network(&self, name: &str, request: &NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
+        self.post(&format!("/v1/networks/{}/disconnect", segment(name)?), request)
+    }
+
+    /// `GET /v1/allocations`.
+    pub fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
+        self.get("/v1/allocations")
+    }
+
+    /// `POST /v1/bridges`.
+    pub fn create_bridge(&self, request: &BridgeRequest) -> Result<Bridge, ApiError> {
+        self.post("/v1/bridges", request)
+    }
+
+    /// `GET /v1/bridges`.
+    pub fn bridges(&self) -> Result<Vec<Bridge>, ApiError> {
+        self.get("/v1/bridges")
+    }
+
+    /// `DELETE /v1/bridges/{name}`.
+    pub fn remove_bridge(&self, name: &IfName) -> Result<Bridge, ApiError> {
+        self.delete(&format!("/v1/bridges/{}", segment(name.as_str())?))
+    }
+
+    /// `POST /v1/sandboxes`; the same container id gives the same sandbox.
+    pub fn create_sandbox(&self, request: &SandboxRequest) -> Result<Sandbox, ApiError> {
+        self.post("/v1/sandboxes", request)
+    }
+
+    /// `GET /v1/sandboxes`.
+    pub fn sandboxes(&self) -> Result<Vec<Sandbox>, ApiError> {
+        self.get("/v1/sandboxes")
+    }
+
+    /// `POST /v1/sandboxes/{container_id}/connect`.
+    pub fn connect_sandbox(&self, id: &ContainerName, request: &ConnectRequest) -> Result<Vec<Endpoint>, ApiError> {
+        self.post(&format!("/v1/sandboxes/{id}/connect"), request)
+    }
+
+    /// `DELETE /v1/sandboxes/{container_id}`: gives the namespace back. `forget` also drops the container's addresses
+    /// and persistent attachments. An unknown container is success.
+    pub fn release_sandbox(&self, id: &ContainerName, forget: bool) -> Result<Empty, ApiError> {
+        self.delete(&format!("/v1/sandboxes/{id}?forget={forget}"))
+    }
+
+    /// `POST /v1/links`: veth pairs between sandboxes, all or none.
+    pub fn create_links(&self, requests: &[LinkRequest]) -> Result<Vec<Link>, ApiError> {
+        self.post("/v1/links", &requests)
+    }
+
+    /// `GET /v1/links`.
+    pub fn links(&self) -> Result<Vec<Link>, ApiError> {
+        self.get("/v1/links")
+    }
+
+    /// `DELETE /v1/links/{id}`. An unknown id is success.
+    pub fn remove_link(&self, id: EndpointId) -> Result<Empty, ApiError> {
+        self.delete(&format!("/v1/links/{id}"))
+    }
+
+    /// `GET /v1/events`: what happens from now on.
+    pub fn events(&self) -> Result<EventStream, ApiError> {
+        let runtime = runtime()?;
+        let body = runtime.block_on(async { self.send("GET", "/v1/events", Bytes::new()).await })?;
+        Ok(EventStream { runtime, body, buffer: Vec::new() })
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.call("GET", path, Bytes::new())
+    }
+
+    fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.call("DELETE", path, Bytes::new())
+    }
+
+    fn post<B: Serialize + ?Sized, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
+        let body = serde_json::to_vec(body)
+            .map_err(|e| ApiError::new(Kind::Bug, format!("cannot encode the request of {path}")).because(&e))?;
+        self.call("POST", path, body.into())
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Bytes) -> Result<T, ApiError> {
+        runtime()?.block_on(async {
+            let exchange = async {
+                let body = self.send(method, path, body).await?;
+                let bytes = body.collect().await.map_err(|e| broken(&self.root, &e))?.to_bytes();
+                serde_json::from_slice(&bytes).map_err(|e| {
+                    ApiError::new(Kind::Bug, format!("netd's answer to {method} {path} cannot be read")).because(&e)
+                })
+            };
+            tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
+                Err(ApiError::new(Kind::Retry, format!("netd did not answer {method} {path} in {:?}", self.timeout)))
+            })
+        })
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Bytes) -> Result<Incoming, ApiError> {
+        let socket = self.root.socket();
+        let stream = UnixStream::connect(&socket).await.map_err(|e| unreachable_daemon(&self.root, &e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| broken(&self.root, &e))?;
+        tokio::spawn(connection);
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "netd")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| ApiError::new(Kind::Bug, format!("cannot make the request {method} {path}")).because(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| broken(&self.root, &e))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let bytes = response.into_body().collect().await.map_err(|e| broken(&self.root, &e))?.to_bytes();
+        Err(serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| ApiError::new(Kind::Bug, format!("netd answered {method} {path} with {status}"))))
+    }
+}
+
+/// Events as they happen.
+#[derive(Debug)]
+pub struct EventStream {
+    runtime: tokio::runtime::Runtime,
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Iterator for EventStream {
+    type Item = Result<Event, ApiError>;
+
+    /// The next event; `None` when netd ended.
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(
+                    serde_json::from_slice(&line)
+                        .map_err(|e| ApiError::new(Kind::Bug, "netd sent an event that cannot be read").because(&e)),
+                );
+            }
+            let frame = self.runtime.block_on(self.body.frame())?;
+            match frame {
+                Ok(frame) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |d| d.as_ref())),
+                Err(e) => {
+                    return Some(Err(ApiError::new(Kind::Unavailable, "the event stream broke off").because(&e)));
+                }
+            }
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, ApiError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|e| ApiError::new(Kind::Retry, "cannot start the client").because(&e))
+}
+
+/// A path segment that came from outside: only characters of names and ids, so that it cannot become another route.
+fn segment(text: &str) -> Result<&str, ApiError> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if text.is_empty() || text.starts_with('.') || !text.bytes().all(fine) {
+        return Err(ApiError::new(Kind::Invalid, format!("{text:?} is neither a name nor an id")));
+    }
+    Ok(text)
+}
+
+fn unreachable_daemon(root: &Root, error: &std::io::Error) -> ApiError {
+    let socket = root.socket();
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            ApiError::new(Kind::Denied, format!("not allowed to talk to netd at {}", socket.display()))
+                .hint("run as root, or become a member of the group rnet")
+        }
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            ApiError::new(Kind::Unavailable, format!("netd is not running ({})", socket.display()))
+                .because(error)
+                .hint(format!("start it: {}", root.start_command()))
+        }
+        _ => ApiError::new(Kind::Unavailable, format!("cannot reach netd at {}", socket.display())).because(error),
+    }
+}
+
+fn broken(root: &Root, error: &dyn std::error::Error) -> ApiError {
+    ApiError::new(Kind::Unavailable, format!("the connection to netd at {} broke off", root.socket().display()))
+        .because(error)
+        .hint("see netd's log; the request can be repeated")
+}
+

@@ -1,0 +1,126 @@
+//! The OpenAPI document, assembled from the list of routes and the schemas of the bodies.
+
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Value, json};
+
+use crate::types::*;
+use crate::ApiError;
+
+/// One route of the API.
+#[derive(Clone, Copy)]
+pub struct RouteDoc {
+    /// HTTP method, lower case.
+    pub method: &'static str,
+    /// Path with `{parameters}`.
+    pub path: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// Query parameters.
+    pub query: &'static [&'static str],
+    /// Schema of the request body.
+    pub request: Option<fn(&mut SchemaGenerator) -> Schema>,
+    /// Schema of the answer.
+    pub response: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl std::fmt::Debug for RouteDoc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+fn of<T: schemars::JsonSchema>(g: &mut SchemaGenerator) -> Schema {
+    g.subschema_for::<T>()
+}
+
+macro_rules! route {
+    ($method:literal $path:literal $summary:literal => $response:ty) => {
+        RouteDoc { method: $method, path: $path, summary: $summary, query: &[], request: None, response: of::<$response> }
+    };
+    ($method:literal $path:literal ?$query:literal $summary:literal => $response:ty) => {
+        RouteDoc { method: $method, path: $path, summary: $summary, query: &[$query], request: None, response: of::<$response> }
+    };
+    ($method:literal $path:literal $summary:literal $request:ty => $response:ty) => {
+        RouteDoc { method: $method, path: $path, summary: $summary, query: &[], request: Some(of::<$request>), response: of::<$response> }
+    };
+}
+
+/// Every route netd serves, except this document itself.
+pub const ROUTES: &[RouteDoc] = &[
+    route!("get" "/v1/version" "Version and health of the daemon" => Version),
+    route!("get" "/v1/events" "Events from now on, one JSON object a line (NDJSON)" => Event),
+    route!("get" "/v1/attachments" "All interfaces of all containers" => Vec<Endpoint>),
+    route!("post" "/v1/attachments" "Attach a container" AttachRequest => AttachReply),
+    route!("get" "/v1/attachments/{id}" "One interface, by id or unique prefix" => Endpoint),
+    route!("post" "/v1/detach" "Detach interfaces of a container" DetachRequest => Vec<Endpoint>),
+    route!("post" "/v1/wait" "Wait until an interface is ready" WaitRequest => Endpoint),
+    route!("get" "/v1/networks" "All networks" => Vec<Network>),
+    route!("post" "/v1/networks" "Create a network" rnet_model::NetworkSpec => Network),
+    route!("get" "/v1/networks/{name}" "One network, by name, id or unique id prefix" => Network),
+    route!("delete" "/v1/networks/{name}" ?"force" "Remove a network" => Network),
+    route!("post" "/v1/networks/{name}/connect" "Connect a container" NetworkConnect => AttachReply),
+    route!("post" "/v1/networks/{name}/disconnect" "Disconnect a container" NetworkDisconnect => Vec<Endpoint>),
+    route!("get" "/v1/allocations" "Every address in use with its owner" => Vec<Allocation>),
+    route!("get" "/v1/bridges" "All bridges netd made or uses" => Vec<Bridge>),
+    route!("post" "/v1/bridges" "Create a bridge" BridgeRequest => Bridge),
+    route!("delete" "/v1/bridges/{name}" "Remove a bridge; its uplink gets its addresses back" => Bridge),
+    route!("get" "/v1/sandboxes" "All namespaces netd keeps" => Vec<Sandbox>),
+    route!("post" "/v1/sandboxes" "Get a namespace for a container" SandboxRequest => Sandbox),
+    route!("post" "/v1/sandboxes/{container_id}/connect" "Connect a sandbox to networks" ConnectRequest => Vec<Endpoint>),
+    route!("delete" "/v1/sandboxes/{container_id}" ?"forget" "Give a namespace back" => Empty),
+    route!("get" "/v1/links" "All links between sandboxes" => Vec<Link>),
+    route!("post" "/v1/links" "Make links between sandboxes, all or none" Vec<LinkRequest> => Vec<Link>),
+    route!("delete" "/v1/links/{id}" "Remove a link" => Empty),
+];
+
+/// The OpenAPI 3.1 document of [`ROUTES`].
+pub fn document() -> Value {
+    let mut generator =
+        SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into()).into_generator();
+    let error = of::<ApiError>(&mut generator);
+    let mut paths = serde_json::Map::new();
+    for route in ROUTES {
+        let in_path = route.path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'));
+        let parameters: Vec<Value> = in_path
+            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .chain(route.query.iter().map(|name| json!({"name": name, "in": "query", "schema": {"type": "boolean"}})))
+            .collect();
+        let media = if route.path == "/v1/events" { "application/x-ndjson" } else { "application/json" };
+        let mut operation = json!({
+            "summary": route.summary,
+            "parameters": parameters,
+            "responses": {
+                "200": {"description": "done", "content": {media: {"schema": (route.response)(&mut generator)}}},
+                "default": {"description": "refused", "content": {"application/json": {"schema": error}}},
+            },
+        });
+        if let Some(request) = route.request {
+            operation["requestBody"] =
+                json!({"required": true, "content": {"application/json": {"schema": request(&mut generator)}}});
+        }
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {"title": "netd", "version": env!("CARGO_PKG_VERSION"), "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": generator.take_definitions(true)},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_resolves() {
+        let doc = document();
+        let text = doc.to_string();
+        for part in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+            let name = part.split('"').next().expect("a name");
+            assert!(doc["components"]["schemas"].get(name).is_some(), "{name} is missing");
+        }
+        assert_eq!(doc["paths"].as_object().map(serde_json::Map::len), Some(17));
+    }
+}
