@@ -1,0 +1,131 @@
+//! `bridge`: a veth pair, one end in the container, the other a port of a Linux bridge.
+
+use rnet_kernel::{LinkKind, LinkOp, LinkState, NewBridge, NewVeth, RouteEntry};
+use rnet_model::{IfName, Kind, Subnet};
+use rnet_plan::{Action, Place, Plan};
+use rnet_plugin_protocol::{Loopback, Plugin, PluginError, Wanted};
+
+/// The plugin.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bridge;
+
+impl Plugin for Bridge {
+    fn name(&self) -> &'static str {
+        "bridge"
+    }
+
+    fn add(&self, wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> Result<Plan, PluginError> {
+        if let Some(master) = master
+            && !matches!(master.kind, LinkKind::Bridge { .. })
+        {
+            return Err(PluginError {
+                kind: Kind::Unsupported,
+                text: format!("{} is not a bridge", master.name),
+                hint: None,
+            });
+        }
+        let mut plan = Plan::default();
+        if master.is_none() {
+            let bridge = NewBridge {
+                name: wanted.master.clone(),
+                alias: wanted.master_alias.clone(),
+                mtu: Some(wanted.mtu),
+                mac: None,
+                vlan_filtering: false,
+            };
+            plan.undoable("attach.bridge", host(vec![LinkOp::NewBridge(bridge)]), vec![host(vec![LinkOp::Delete(wanted.master.clone())])]);
+        }
+        let veth = NewVeth {
+            name: wanted.host_ifname.clone(),
+            alias: wanted.alias.clone(),
+            master: Some(wanted.master.clone()),
+            mtu: wanted.mtu,
+            peer: wanted.ifname.clone(),
+            peer_mac: wanted.mac,
+            netns: Some(wanted.netns.clone()),
+        };
+        plan.undoable("attach.veth", host(vec![LinkOp::NewVeth(veth)]), vec![host(vec![LinkOp::Delete(wanted.host_ifname.clone())])]);
+        let lo: IfName = "lo".parse().expect("lo is an interface name");
+        let inside = |ops| Action::Links(Place::Inside(wanted.netns.clone()), ops);
+        let mut ops = Vec::new();
+        let mut undo = Vec::new();
+        if loopback == Loopback::Down {
+            ops.push(LinkOp::Up(lo.clone()));
+            undo.push(inside(vec![LinkOp::Down(lo)]));
+        }
+        ops.push(LinkOp::Up(wanted.ifname.clone()));
+        ops.extend(dress(wanted));
+        plan.undoable("attach.inside", inside(ops), undo);
+        Ok(plan)
+    }
+
+    fn del(&self, host_ifname: &IfName, retired_group: u32) -> Plan {
+        let mut plan = Plan::default();
+        plan.step("detach.retire", host(vec![LinkOp::Retire(host_ifname.clone(), retired_group)]));
+        plan
+    }
+
+    fn check(&self, wanted: &Wanted, end: Option<&LinkState>, master: Option<&LinkState>) -> Vec<String> {
+        let Some(master) = master else { return vec![format!("{} is gone", wanted.master)] };
+        let Some(end) = end else { return vec![format!("{} is gone", wanted.host_ifname)] };
+        let mut wrong = Vec::new();
+        if end.alias.as_deref() != Some(&wanted.alias) {
+            wrong.push(format!("{} is not the one rnet made", end.name));
+        }
+        if end.master != Some(master.index) {
+            wrong.push(format!("{} is no port of {}", end.name, master.name));
+        }
+        if !end.up {
+            wrong.push(format!("{} is down", end.name));
+        }
+        wrong
+    }
+
+    fn gc(&self, stale: &[LinkState], retired_group: u32) -> Plan {
+        let mut plan = Plan::default();
+        let is_bridge = |l: &&LinkState| matches!(l.kind, LinkKind::Bridge { .. });
+        let (bridges, ends): (Vec<_>, Vec<_>) = stale.iter().partition(is_bridge);
+        // One grace period for all of them instead of one for each.
+        let mut ops: Vec<LinkOp> = ends.iter().map(|l| LinkOp::Retire(l.name.clone(), retired_group)).collect();
+        if !ops.is_empty() {
+            ops.push(LinkOp::DeleteGroup(retired_group));
+        }
+        ops.extend(bridges.iter().map(|l| LinkOp::Delete(l.name.clone())));
+        for ops in ops.chunks(128) {
+            plan.step("gc.delete", host(ops.to_vec()));
+        }
+        plan
+    }
+
+    fn status(&self) -> Result<(), PluginError> {
+        Ok(())
+    }
+}
+
+fn host(ops: Vec<LinkOp>) -> Action {
+    Action::Links(Place::Host, ops)
+}
+
+/// Addresses and routes of an interface that is there and up.
+pub fn dress(wanted: &Wanted) -> Vec<LinkOp> {
+    let dev = &wanted.ifname;
+    let addresses = wanted.addresses.iter().map(|a| LinkOp::AddAddress(dev.clone(), *a));
+    let near = |ip| wanted.addresses.iter().any(|a| a.subnet().contains(ip));
+    let route = |destination: Subnet, via: Option<std::net::IpAddr>| {
+        let link_local = matches!(via, Some(std::net::IpAddr::V6(v6)) if v6.is_unicast_link_local());
+        LinkOp::AddRoute(RouteEntry {
+            destination,
+            via,
+            dev: dev.clone(),
+            metric: wanted.metric,
+            // A next hop outside of every subnet is taken to be on the link.
+            onlink: via.is_some_and(|ip| !near(ip) && !link_local),
+            source: None,
+            protocol: RouteEntry::OURS,
+        })
+    };
+    let any = |like: std::net::IpAddr| Subnet::containing(like, 0).expect("0 is a prefix length of both families");
+    let defaults = wanted.gateways.iter().map(|g| route(any(*g), Some(*g)));
+    let routes = wanted.routes.iter().map(|r| route(r.destination, r.via));
+    addresses.chain(defaults).chain(routes).collect()
+}

@@ -1,0 +1,287 @@
+//! Which addresses and gateways an interface gets: the grammar's words made into values.
+
+use std::net::IpAddr;
+
+use rnet_api::{Allocation, ApiError};
+use rnet_ipam::State;
+use rnet_kernel::{Links, RouteEntry};
+use rnet_model::{AddressSpec, Engine as ContainerEngine, Gateway, IfAddr, IfName, Kind, NetworkId};
+
+use super::Engine;
+use super::clock::boot_seconds;
+use super::core::kernel;
+
+/// Addresses that were found or taken for one interface.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Resolved {
+    pub(super) addresses: Vec<IfAddr>,
+    pub(super) gateways: Vec<IpAddr>,
+}
+
+/// The pool side of an error: what, which address, why.
+fn ipam(error: &rnet_ipam::IpamError) -> ApiError {
+    ApiError::new(error.kind(), error.to_string())
+}
+
+impl Engine {
+    /// Resolves the address word of an attach. Addresses of a network's pool are taken from it: call
+    /// [`Engine::give_back`] if the attach does not happen.
+    pub(super) fn resolve_addresses(
+        &mut self,
+        spec: &AddressSpec,
+        master: &IfName,
+        network: Option<NetworkId>,
+        owner: &str,
+    ) -> Result<Resolved, ApiError> {
+        match spec {
+            AddressSpec::None => Ok(Resolved::default()),
+            AddressSpec::Static(list) => {
+                let mut resolved = Resolved::default();
+                for one in list {
+                    if let Some(gateway) = one.gateway {
+                        let found = self.resolve_gateway(gateway, &one.address, master)?;
+                        resolved.gateways.push(found);
+                    }
+                    resolved.addresses.push(one.address);
+                }
+                self.refuse_taken(&resolved.addresses, master, owner)?;
+                if let Some(network) = network {
+                    self.claim_all(network, &resolved.addresses, owner)?;
+                }
+                Ok(resolved)
+            }
+            AddressSpec::Auto(gateway) => {
+                let Some(network) = network else {
+                    return Err(ApiError::new(
+                        Kind::Invalid,
+                        format!("auto: {master} belongs to no rnet network, so there is no pool to take an address from"),
+                    )
+                    .hint("give the address, or attach to the bridge of a network: rnet network ls"));
+                };
+                let mut resolved = self.allocate(network, &[], owner)?;
+                if let Some(gateway) = gateway {
+                    resolved.gateways.clear();
+                    let first = resolved.addresses[0];
+                    match self.resolve_gateway(*gateway, &first, master) {
+                        Ok(found) => resolved.gateways.push(found),
+                        Err(error) => {
+                            self.give_back(Some(network), &resolved.addresses, owner);
+                            return Err(error);
+                        }
+                    }
+                }
+                Ok(resolved)
+            }
+            AddressSpec::Dhcp | AddressSpec::Dhcp6 => Err(ApiError::new(
+                Kind::Unsupported,
+                format!("{spec}: this version has no DHCP client"),
+            )
+            .hint("give a static address, or 0/0 for the link only")),
+            _ => Err(ApiError::new(Kind::Unsupported, format!("{spec}: not known to this version"))),
+        }
+    }
+
+    /// `@gw`: the host's default gateway if it is in the subnet, else the bridge's own address in it.
+    fn resolve_gateway(&mut self, gateway: Gateway, address: &IfAddr, master: &IfName) -> Result<IpAddr, ApiError> {
+        let subnet = address.subnet();
+        let given = match gateway {
+            Gateway::Address(ip) => return Ok(ip),
+            Gateway::Find => "gw",
+        };
+        let fail = |e| kernel(format!("cannot look for the gateway of {address}"), &e);
+        let routes = self.kernel.host.routes().map_err(fail)?;
+        let default = |r: &&RouteEntry| r.destination.prefix() == 0 && r.via.is_some_and(|via| subnet.contains(via));
+        if let Some(found) = routes.iter().filter(default).min_by_key(|r| r.metric.unwrap_or(0)).and_then(|r| r.via)
+            && found != address.ip()
+        {
+            return Ok(found);
+        }
+        if let Some(link) = self.kernel.host.link(master).map_err(fail)? {
+            let addresses = self.kernel.host.addresses().map_err(fail)?;
+            let own = addresses.iter().find(|a| a.index == link.index && subnet.contains(a.ip) && a.ip != address.ip());
+            if let Some(own) = own {
+                return Ok(own.ip);
+            }
+        }
+        let example = super::network::first_address(&subnet);
+        Err(ApiError::new(
+            Kind::Invalid,
+            format!(
+                "address {address}@{given}: no gateway found: the host has no default gateway in {subnet} and {master} no address in it"
+            ),
+        )
+        .hint(format!("write the gateway: {address}@{example}, or leave @gw out")))
+    }
+
+    /// Refuses an address that another endpoint on the same device or the device itself holds.
+    fn refuse_taken(&mut self, addresses: &[IfAddr], master: &IfName, owner: &str) -> Result<(), ApiError> {
+        for address in addresses {
+            let holder = self.by_address.get(&(master.clone(), address.ip())).and_then(|id| self.endpoints.get(id));
+            if let Some(holder) = holder
+                && holder.owner() != owner
+            {
+                return Err(ApiError::new(
+                    Kind::Conflict,
+                    format!(
+                        "address {} is in use on {master}, by {}:{} {}",
+                        address.ip(),
+                        holder.engine,
+                        holder.container,
+                        holder.ifname
+                    ),
+                )
+                .hint("choose another address, or detach that container"));
+            }
+        }
+        let fail = |e| kernel("cannot read the host's addresses", &e);
+        let Some(link) = self.kernel.host.link(master).map_err(fail)? else { return Ok(()) };
+        let host = self.kernel.host.addresses().map_err(fail)?;
+        let own = |a: &&IfAddr| host.iter().any(|h| h.index == link.index && h.ip == a.ip());
+        match addresses.iter().find(own) {
+            Some(address) => Err(ApiError::new(
+                Kind::Conflict,
+                format!("address {} is in use: it is the host's own on {master}", address.ip()),
+            )
+            .hint("choose another address")),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes given addresses out of a network's pools; those outside of its subnets are the user's own affair.
+    fn claim_all(&mut self, network: NetworkId, addresses: &[IfAddr], owner: &str) -> Result<(), ApiError> {
+        let now = boot_seconds();
+        let Some(state) = self.networks.get_mut(&network) else { return Ok(()) };
+        for (index, address) in addresses.iter().enumerate() {
+            let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(address.ip())) else { continue };
+            if let Err(error) = pool.claim(address.ip(), owner, now) {
+                self.give_back(Some(network), &addresses[..index], owner);
+                return Err(ipam(&error));
+            }
+        }
+        Ok(())
+    }
+
+    /// One address of every subnet of a network: those asked for, else the owner's own, else the next free ones. The
+    /// gateways are the network's, unless it is internal.
+    pub(super) fn allocate(
+        &mut self,
+        network: NetworkId,
+        asked: &[IpAddr],
+        owner: &str,
+    ) -> Result<Resolved, ApiError> {
+        let now = boot_seconds();
+        let state = self.networks.get_mut(&network).expect("the caller found the network");
+        let spec = &state.record.spec;
+        if let Some(stray) = asked.iter().find(|ip| !spec.subnets.iter().any(|s| s.contains(**ip))) {
+            let subnets: Vec<_> = spec.subnets.iter().map(ToString::to_string).collect();
+            return Err(ApiError::new(
+                Kind::Invalid,
+                format!("address {stray} is not in network {} ({})", spec.name, subnets.join(", ")),
+            ));
+        }
+        let gateways = if spec.internal { Vec::new() } else { spec.gateways.clone() };
+        let (bridge, name) = (spec.bridge.clone(), spec.name.clone());
+        let mut addresses = Vec::new();
+        let mut failure = None;
+        for pool in &mut state.pools {
+            let subnet = pool.subnet();
+            let by_address = &self.by_address;
+            let seen = |ip: IpAddr| bridge.as_ref().is_some_and(|b| by_address.contains_key(&(b.clone(), ip)));
+            let taken = match asked.iter().find(|ip| subnet.contains(**ip)) {
+                Some(ip) => pool.claim(*ip, owner, now).map(|()| *ip),
+                None => pool.allocate(owner, now, &seen),
+            };
+            match taken.map_err(|e| ipam(&e)).and_then(|ip| IfAddr::new(ip, subnet.prefix()).map_err(ApiError::from)) {
+                Ok(address) => addresses.push(address),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(error) = failure {
+            self.give_back(Some(network), &addresses, owner);
+            return Err(ApiError { message: format!("network {name}: {}", error.message), ..error });
+        }
+        Ok(Resolved { addresses, gateways })
+    }
+
+    /// Puts addresses back into the pools they came from; they rest there.
+    pub(super) fn give_back(&mut self, network: Option<NetworkId>, addresses: &[IfAddr], owner: &str) {
+        let now = boot_seconds();
+        let Some(state) = network.and_then(|id| self.networks.get_mut(&id)) else { return };
+        for address in addresses {
+            if let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(address.ip())) {
+                pool.release(address.ip(), owner, now);
+            }
+        }
+    }
+
+    /// Keeps addresses for their owner while it does not run.
+    pub(super) fn keep_for(&mut self, network: Option<NetworkId>, addresses: &[IfAddr], owner: &str) {
+        self.give_back(network, addresses, owner);
+        let Some(state) = network.and_then(|id| self.networks.get_mut(&id)) else { return };
+        for address in addresses {
+            if let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(address.ip()))
+                && let Err(error) = pool.reserve(address.ip(), owner)
+            {
+                tracing::warn!(%error, owner, "cannot keep an address for its owner");
+            }
+        }
+    }
+
+    /// Every address of the host's containers, and the gateways, with their owners.
+    pub(super) fn allocations(&self) -> Vec<Allocation> {
+        let mut out = Vec::new();
+        for state in self.networks.values() {
+            let spec = &state.record.spec;
+            for gateway in &spec.gateways {
+                out.push(Allocation {
+                    address: *gateway,
+                    network: spec.name.to_string(),
+                    subnet: spec.subnets.iter().find(|s| s.contains(*gateway)).copied(),
+                    owner: "gateway".into(),
+                    state: "live".into(),
+                });
+            }
+            for pool in &state.pools {
+                for (ip, owner, held) in pool.iter() {
+                    out.push(Allocation {
+                        address: ip,
+                        network: spec.name.to_string(),
+                        subnet: Some(pool.subnet()),
+                        owner: self.people_name(owner),
+                        state: match held {
+                            State::Live => "live",
+                            State::Reserved => "reserved",
+                            State::Resting => "resting",
+                        }
+                        .into(),
+                    });
+                }
+            }
+        }
+        let pooled: std::collections::HashSet<IpAddr> = out.iter().map(|a| a.address).collect();
+        for r in self.endpoints.values() {
+            for address in r.addresses.iter().filter(|a| r.network.is_none() || !pooled.contains(&a.ip())) {
+                out.push(Allocation {
+                    address: address.ip(),
+                    network: r.master.to_string(),
+                    subnet: None,
+                    owner: format!("{}:{}", r.engine, r.container),
+                    state: "live".into(),
+                });
+            }
+        }
+        out.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
+        out
+    }
+
+    /// `engine:name` for a pool owner, which is `engine:id`.
+    fn people_name(&self, owner: &str) -> String {
+        let Some((engine, id)) = owner.split_once(':') else { return owner.to_owned() };
+        let engine = ContainerEngine::PREFIXES.into_iter().chain([ContainerEngine::Oci]).find(|e| e.as_str() == engine);
+        let name = engine.and_then(|e| Some((e, self.of_container(e, id).first()?.container.clone())));
+        name.map_or_else(|| owner.to_owned(), |(engine, name)| format!("{engine}:{name}"))
+    }
+}

@@ -1,0 +1,229 @@
+//! Networks' interfaces: the address comes from the network's pools, the link may come ready-made.
+
+use std::net::IpAddr;
+
+use rnet_api::{ApiError, AttachReply, Endpoint, NetworkConnect, NetworkDisconnect, Outcome};
+use rnet_kernel::{LinkOp, Links};
+use rnet_model::{IfName, Kind, MacAddr, NetworkId};
+use rnet_plan::{Action, Place, Plan, apply};
+
+use super::address::Resolved;
+use super::core::{Retired, inode, kernel};
+use super::state::{EndpointRecord, Origin, Phase, Prewired, owner};
+use super::wire::Inside;
+use super::{Engine, clock, tag};
+use crate::resolve::Target;
+
+/// What may be asked of one interface on a network.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asked {
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) mac: Option<MacAddr>,
+    pub(super) ifname: Option<IfName>,
+}
+
+impl Engine {
+    /// `rnet network connect`.
+    pub(super) fn connect(
+        &mut self,
+        name: &str,
+        request: &NetworkConnect,
+        target: &Target,
+    ) -> Result<AttachReply, ApiError> {
+        let network = self.find_network(name)?;
+        let asked =
+            Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone() };
+        let result = self.connect_to(network, target, &asked);
+        self.kernel.leave();
+        result
+    }
+
+    /// Connects a container to a network, or finds that it is.
+    pub(super) fn connect_to(
+        &mut self,
+        network: NetworkId,
+        target: &Target,
+        asked: &Asked,
+    ) -> Result<AttachReply, ApiError> {
+        let owner = owner(target.engine, &target.id);
+        if let Some(reply) = self.already_connected(network, target, asked)? {
+            return Ok(reply);
+        }
+        let prewired = self.take_prewired(target, network, asked);
+        let inside = match &prewired {
+            Some(_) => Inside::fresh(),
+            None => self.look_inside(&target.netns, &target.name)?,
+        };
+        let resolved = match self.allocate(network, &asked.ips, &owner) {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                self.discard(prewired, target);
+                return Err(error);
+            }
+        };
+        let result = self
+            .record_of(network, target, asked, &inside, &resolved, prewired.as_ref())
+            .and_then(|record| match &prewired {
+                Some(_) => self.dress(record, target),
+                None => self.wire_to_network(record, target, &inside),
+            });
+        match result {
+            Ok(record) => Ok(AttachReply { outcome: Outcome::Created, endpoint: self.show(&record), plan: Vec::new() }),
+            Err(error) => {
+                self.give_back(Some(network), &resolved.addresses, &owner);
+                self.discard(prewired, target);
+                Err(error)
+            }
+        }
+    }
+
+    fn already_connected(
+        &mut self,
+        network: NetworkId,
+        target: &Target,
+        asked: &Asked,
+    ) -> Result<Option<AttachReply>, ApiError> {
+        let same_network = |r: &&EndpointRecord| r.origin == Origin::Network(network);
+        let Some(found) = self.of_container(target.engine, &target.id).into_iter().find(same_network).cloned() else {
+            return Ok(None);
+        };
+        if found.netns != inode(target.netns.id()) || found.phase != Phase::Live {
+            // Left over from an earlier life of the container.
+            self.take_down(found.id)?;
+            self.give_back(found.network, &found.addresses, &found.owner());
+            return Ok(None);
+        }
+        let as_asked = asked.ips.iter().all(|ip| found.addresses.iter().any(|a| a.ip() == *ip))
+            && asked.mac.is_none_or(|mac| mac == found.mac)
+            && asked.ifname.as_ref().is_none_or(|name| *name == found.ifname);
+        let name = &self.networks[&network].record.spec.name;
+        if !as_asked {
+            return Err(ApiError::new(
+                Kind::Conflict,
+                format!("{} is connected to network {name} already, as {}", found.container, found.ifname),
+            )
+            .hint(format!("rnet network disconnect {name} {}", found.container)));
+        }
+        Ok(Some(AttachReply { outcome: Outcome::Unchanged, endpoint: self.show(&found), plan: Vec::new() }))
+    }
+
+    fn record_of(
+        &mut self,
+        network: NetworkId,
+        target: &Target,
+        asked: &Asked,
+        inside: &Inside,
+        resolved: &Resolved,
+        prewired: Option<&Prewired>,
+    ) -> Result<EndpointRecord, ApiError> {
+        let spec = &self.networks[&network].record.spec;
+        let id = prewired.map_or_else(clock::endpoint_id, |p| p.endpoint);
+        let ifname = match (&asked.ifname, prewired) {
+            (Some(name), _) if inside.has(name) => {
+                return Err(ApiError::new(Kind::Conflict, format!("{} already has an interface {name}", target.name))
+                    .hint("choose another name, or leave it out"));
+            }
+            (Some(name), _) => name.clone(),
+            (None, Some(p)) => p.ifname.clone(),
+            (None, None) => inside.free_name(),
+        };
+        Ok(EndpointRecord {
+            id,
+            engine: target.engine,
+            container_id: target.id.clone(),
+            container: target.name.clone(),
+            origin: Origin::Network(network),
+            network: Some(network),
+            master: spec.bridge.clone().expect("a network has a bridge from its creation on"),
+            ifname,
+            host_ifname: prewired.map_or_else(|| tag::host_ifname(id), |p| p.host_ifname.clone()),
+            mac: asked.mac.or(prewired.map(|p| p.mac)).unwrap_or_else(|| MacAddr::local(clock::random())),
+            mtu: spec.mtu.expect("a network has an MTU from its creation on"),
+            addresses: resolved.addresses.clone(),
+            metric: inside.next_metric(&resolved.gateways),
+            gateways: resolved.gateways.clone(),
+            routes: Vec::new(),
+            persistent: false,
+            phase: Phase::Wiring,
+            netns: inode(target.netns.id()),
+            source: target.source(),
+            generation: 1,
+            created: clock::wall(),
+        })
+    }
+
+    /// The cold way: the link is made.
+    fn wire_to_network(
+        &mut self,
+        record: EndpointRecord,
+        target: &Target,
+        inside: &Inside,
+    ) -> Result<EndpointRecord, ApiError> {
+        let fail = |e| kernel(format!("cannot look for {}", record.master), &e);
+        let Some(master) = self.kernel.host.link(&record.master).map_err(fail)? else {
+            return Err(ApiError::new(Kind::Retry, format!("bridge {} is being repaired", record.master)));
+        };
+        let plan = self.plan_of(&record, &target.netns, inside, Some(&master))?;
+        self.wire(record, &plan, &target.netns)
+    }
+
+    /// The warm way: the link is there, it gets its addresses in one message.
+    fn dress(&mut self, mut record: EndpointRecord, target: &Target) -> Result<EndpointRecord, ApiError> {
+        let wanted = self.wanted(&record, &target.netns);
+        let mut ops = vec![LinkOp::Mac(record.ifname.clone(), record.mac)];
+        ops.extend(rnet_plugins_builtin::dress(&wanted));
+        let mut plan = Plan::default();
+        plan.step("attach.inside", Action::Links(Place::Inside(target.netns.clone()), ops));
+        apply(&plan, &mut self.kernel).map_err(|f| {
+            kernel(format!("cannot connect {} to {}", record.container, record.master), &f.cause)
+        })?;
+        record.phase = Phase::Live;
+        self.settle(record, &plan, &target.netns)
+    }
+
+    /// A ready interface of the target's sandbox, if it fits.
+    fn take_prewired(&mut self, target: &Target, network: NetworkId, asked: &Asked) -> Option<Prewired> {
+        let id = self.sandbox_of.get(&target.id)?;
+        let sandbox = self.sandboxes.get_mut(id)?;
+        if sandbox.netns.id() != target.netns.id() {
+            return None;
+        }
+        let fits = |p: &Prewired| p.network == network && asked.ifname.as_ref().is_none_or(|n| *n == p.ifname);
+        let prewired = sandbox.record.prewired.take_if(|p| fits(p))?;
+        if let Some(inside) = sandbox.inside.take() {
+            self.kernel.adopt(target.netns.id(), inside);
+        }
+        Some(prewired)
+    }
+
+    /// Removes a ready interface that is not used after all.
+    pub(super) fn discard(&mut self, prewired: Option<Prewired>, target: &Target) {
+        let Some(prewired) = prewired else { return };
+        let plan = self.plugin.del(&prewired.host_ifname, self.tag.group);
+        if let Err(failure) = apply(&plan, &mut self.kernel) {
+            tracing::warn!(error = %failure.cause, "cannot remove a ready interface");
+        }
+        self.retire(Retired {
+            host_ifname: prewired.host_ifname,
+            netns: inode(target.netns.id()),
+            ifname: prewired.ifname,
+        });
+    }
+
+    /// `rnet network disconnect`.
+    pub(super) fn disconnect(&mut self, name: &str, request: &NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
+        let network = self.find_network(name)?;
+        let missing = || {
+            let name = &self.networks[&network].record.spec.name;
+            ApiError::new(Kind::Missing, format!("{} is not connected to network {name}", request.container))
+                .hint(format!("see who is: rnet network inspect {name}"))
+        };
+        let (engine, id) = self.attached_container(&request.container)?.ok_or_else(missing)?;
+        let on_network = |r: &&EndpointRecord| r.network == Some(network);
+        let found: Vec<_> = self.of_container(engine, &id).into_iter().filter(on_network).map(|r| r.id).collect();
+        if found.is_empty() {
+            return Err(missing());
+        }
+        found.into_iter().map(|id| self.detach_one(id)).collect()
+    }
+}

@@ -1,0 +1,372 @@
+//! The engine's state and what every operation uses.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rnet_api::{ApiError, Event, Root, Version};
+use rnet_ipam::Pool;
+use rnet_kernel::{Filter, KernelError, LinkOp, LinkState, Links, Netns, NetnsId, Nft, ProcSys, Route};
+use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind, NetworkId, SandboxId};
+use rnet_plugin_protocol::Plugin;
+use rnet_store::{RunLog, StoreError};
+use tokio::sync::broadcast;
+
+use super::handle::Announcement;
+use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, SandboxRecord};
+use super::surfaces::{Kernel, Writer};
+use super::tag::Tag;
+use crate::config::Config;
+
+/// What the engine is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directories.
+    pub root: Root,
+    /// Configuration.
+    pub config: Config,
+}
+
+/// A network and what lives on it.
+#[derive(Debug)]
+pub(super) struct NetworkState {
+    pub(super) record: NetworkRecord,
+    /// One per subnet.
+    pub(super) pools: Vec<Pool>,
+    /// Sandboxes that are wired to the network and wait for a container.
+    pub(super) ready: Vec<SandboxId>,
+    /// Whether sandboxes have been asked for, so that a pool is worth its memory.
+    pub(super) warm: bool,
+}
+
+/// A sandbox and the open ends of its namespace.
+pub(super) struct SandboxState {
+    pub(super) record: SandboxRecord,
+    pub(super) netns: Netns,
+    /// Kept open only while it waits in a pool: the socket holds no namespace that would otherwise end.
+    pub(super) inside: Option<Route>,
+}
+
+impl std::fmt::Debug for SandboxState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SandboxState").field("record", &self.record).field("netns", &self.netns).finish_non_exhaustive()
+    }
+}
+
+/// A link that is cut off and waits for the group delete.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub(super) host_ifname: IfName,
+    pub(super) netns: u64,
+    pub(super) ifname: IfName,
+}
+
+/// All state. Only its own thread touches it.
+pub struct Engine {
+    pub(super) root: Root,
+    pub(super) config: Config,
+    pub(super) tag: Tag,
+    pub(super) host: Netns,
+    pub(super) kernel: Kernel,
+    pub(super) plugin: &'static dyn Plugin,
+    pub(super) log: RunLog,
+    pub(super) writer: Writer,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) announcer: mpsc::Sender<Announcement>,
+
+    pub(super) endpoints: BTreeMap<EndpointId, EndpointRecord>,
+    pub(super) by_container: HashMap<(ContainerEngine, String), Vec<EndpointId>>,
+    pub(super) by_address: HashMap<(IfName, IpAddr), EndpointId>,
+    pub(super) by_host_ifname: HashMap<IfName, EndpointId>,
+    pub(super) ports: HashMap<IfName, usize>,
+    pub(super) networks: BTreeMap<NetworkId, NetworkState>,
+    pub(super) bridges: BTreeMap<IfName, BridgeRecord>,
+    pub(super) sandboxes: BTreeMap<SandboxId, SandboxState>,
+    pub(super) sandbox_of: HashMap<String, SandboxId>,
+    pub(super) links: BTreeMap<EndpointId, LinkRecord>,
+    /// Links that others made, by ifindex: whose bridges lead to a LAN.
+    pub(super) foreign: HashMap<u32, LinkState>,
+    pub(super) global_id: [u8; 5],
+
+    /// Detached attachments the store may still know.
+    pub(super) tombstones: Vec<String>,
+    /// When the networks are to be compared with the kernel.
+    pub(super) verify_at: Option<Instant>,
+    pub(super) retired: Vec<Retired>,
+    pub(super) retired_since: Option<Instant>,
+    /// Why packet filtering does not work, if so.
+    pub(super) filter_fault: Option<KernelError>,
+    /// Whether the base table has been put there by this process.
+    pub(super) filter_ready: bool,
+}
+
+/// How long a retired link waits for company before the group is deleted.
+const REAP_AFTER: Duration = Duration::from_millis(5);
+/// A group delete holds the kernel's RTNL lock for its whole length: longer groups are not gathered.
+const REAP_AT: usize = 256;
+/// How long a change of addresses or routes waits for others.
+const VERIFY_AFTER: Duration = Duration::from_millis(50);
+/// A pause between two requests that is long enough to prepare a sandbox.
+const REFILL_AFTER: Duration = Duration::from_millis(1);
+/// How often it is looked whether the store has followed.
+const BURY_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait of a retired link under steady load.
+const REAP_LATEST: Duration = Duration::from_millis(100);
+
+impl Engine {
+    /// Opens state and kernel and makes them equal.
+    pub(super) fn open(
+        options: Options,
+        host: Netns,
+        events: broadcast::Sender<Event>,
+        announcer: mpsc::Sender<Announcement>,
+    ) -> Result<Self, ApiError> {
+        let Options { root, config } = options;
+        let tag = Tag::of(&root);
+        let (log, logged) = RunLog::open(&root.run.join("endpoints.log")).map_err(|e| store(&e))?;
+        let (writer, stored) = Writer::open(&root.lib.join("rnet.redb"))?;
+        let fail = |e: KernelError| kernel("cannot open the kernel's interfaces", &e);
+        let mut engine = Engine {
+            kernel: Kernel {
+                host: Route::open(&host).map_err(fail)?,
+                inside: None,
+                filter: Nft::new(&host, tag.table.clone()),
+                sysctls: ProcSys::new(&host),
+            },
+            plugin: &rnet_plugins_builtin::Bridge,
+            root,
+            config,
+            tag,
+            host,
+            log,
+            writer,
+            events,
+            announcer,
+            endpoints: BTreeMap::new(),
+            by_container: HashMap::new(),
+            by_address: HashMap::new(),
+            by_host_ifname: HashMap::new(),
+            ports: HashMap::new(),
+            networks: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            sandbox_of: HashMap::new(),
+            links: BTreeMap::new(),
+            foreign: HashMap::new(),
+            global_id: [0; 5],
+            tombstones: Vec::new(),
+            verify_at: None,
+            retired: Vec::new(),
+            retired_since: None,
+            filter_fault: None,
+            filter_ready: false,
+        };
+        engine.recover(logged, stored)?;
+        Ok(engine)
+    }
+
+    /// Ends in order: what is retired goes, what is written reaches the disk; endpoints stay.
+    pub(super) fn close(&mut self) {
+        self.reap();
+        self.drain_pools();
+        self.writer.finish();
+    }
+
+    pub(super) fn version(&self) -> Version {
+        let mut degraded: Vec<String> = Vec::new();
+        degraded.extend(self.filter_fault.as_ref().map(|e| format!("packet filter: {e}")));
+        degraded.extend(self.writer.fault().map(|e| format!("store: {e}")));
+        Version {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            kernel: nix::sys::utsname::uname()
+                .map(|u| u.release().to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            degraded,
+        }
+    }
+
+    /// Puts the base table there when the first network needs it.
+    pub(super) fn ensure_filter(&mut self) -> Result<(), ApiError> {
+        if self.filter_ready {
+            return Ok(());
+        }
+        match self.kernel.filter.ensure_base() {
+            Ok(_) => {
+                self.filter_fault = None;
+                self.filter_ready = true;
+                Ok(())
+            }
+            Err(error) => {
+                let api = kernel("cannot install the packet filter table", &error);
+                self.filter_fault = Some(error);
+                Err(api)
+            }
+        }
+    }
+
+    pub(super) fn emit(&self, event: Event) {
+        // No listener is no failure.
+        let _ = self.events.send(event);
+    }
+
+    /// Puts an endpoint into all indexes, or its changed record.
+    pub(super) fn remember(&mut self, record: EndpointRecord) {
+        self.forget(record.id);
+        let id = record.id;
+        self.by_container.entry((record.engine, record.container_id.clone())).or_default().push(id);
+        for address in &record.addresses {
+            self.by_address.insert((record.master.clone(), address.ip()), id);
+        }
+        self.by_host_ifname.insert(record.host_ifname.clone(), id);
+        *self.ports.entry(record.master.clone()).or_default() += 1;
+        self.endpoints.insert(id, record);
+    }
+
+    /// Takes an endpoint out of all indexes.
+    pub(super) fn forget(&mut self, id: EndpointId) -> Option<EndpointRecord> {
+        let record = self.endpoints.remove(&id)?;
+        let key = (record.engine, record.container_id.clone());
+        if let Some(ids) = self.by_container.get_mut(&key) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_container.remove(&key);
+            }
+        }
+        for address in &record.addresses {
+            self.by_address.remove(&(record.master.clone(), address.ip()));
+        }
+        self.by_host_ifname.remove(&record.host_ifname);
+        if let Some(count) = self.ports.get_mut(&record.master) {
+            *count = count.saturating_sub(1);
+        }
+        Some(record)
+    }
+
+    /// The endpoints of one container, by engine and full id.
+    pub(super) fn of_container(&self, engine: ContainerEngine, id: &str) -> Vec<&EndpointRecord> {
+        let ids = self.by_container.get(&(engine, id.to_owned()));
+        ids.into_iter().flatten().filter_map(|id| self.endpoints.get(id)).collect()
+    }
+
+    /// Marks a cut-off link for the next group delete.
+    pub(super) fn retire(&mut self, retired: Retired) {
+        self.retired.push(retired);
+        self.retired_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Deletes retired links now if one of them holds a name that is wanted again.
+    pub(super) fn reap_if_in_the_way(&mut self, host_ifname: &IfName, netns: u64, ifname: Option<&IfName>) {
+        let in_the_way = |r: &Retired| {
+            r.host_ifname == *host_ifname || (r.netns == netns && ifname.is_none_or(|wanted| r.ifname == *wanted))
+        };
+        if self.retired.iter().any(in_the_way) {
+            self.reap();
+        }
+    }
+
+    /// One group delete for everything that is retired.
+    pub(super) fn reap(&mut self) {
+        if self.retired.is_empty() {
+            return;
+        }
+        let group = self.tag.group;
+        match self.kernel.host.batch(&[LinkOp::DeleteGroup(group)]) {
+            Ok(faults) => {
+                for fault in faults {
+                    tracing::warn!(error = %fault.error, "cannot delete retired links");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot delete retired links"),
+        }
+        self.retired.clear();
+        self.retired_since = None;
+    }
+
+    /// Compares the networks with the kernel, once for all changes that come together.
+    pub(super) fn verify_soon(&mut self) {
+        if !self.networks.is_empty() {
+            self.verify_at.get_or_insert_with(|| Instant::now() + VERIFY_AFTER);
+        }
+    }
+
+    /// After how long without a message there is something to do.
+    pub(super) fn idle_work(&mut self) -> Option<Duration> {
+        if let Some(since) = self.retired_since
+            && (self.retired.len() >= REAP_AT || since.elapsed() >= REAP_LATEST)
+        {
+            self.reap();
+        }
+        let reap = self.retired_since.map(|_| REAP_AFTER);
+        let verify = self.verify_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let refill = self.wants_refill().then_some(REFILL_AFTER);
+        let bury = (!self.tombstones.is_empty()).then_some(BURY_AFTER);
+        [reap, verify, refill, bury].into_iter().flatten().min()
+    }
+
+    /// What is done when nobody asks for anything: one piece, then the mailbox again.
+    pub(super) fn do_idle_work(&mut self) {
+        if self.verify_at.is_some_and(|at| at <= Instant::now()) {
+            self.verify_at = None;
+            self.verify_networks();
+        } else if self.wants_refill() {
+            self.refill_one();
+        } else if self.retired_since.is_some_and(|since| since.elapsed() >= REAP_AFTER) {
+            self.reap();
+        } else {
+            self.bury();
+        }
+    }
+
+    /// Writes a record of the run log, ahead of what it announces.
+    pub(super) fn log_put(&mut self, key: &str, value: &impl serde::Serialize) -> Result<(), ApiError> {
+        self.log.put(key, value).map_err(|e| store(&e))
+    }
+
+    /// Removes a record from the run log. A failure only means that the next start finds a finished piece of work.
+    pub(super) fn log_remove(&mut self, key: &str) {
+        if let Err(error) = self.log.remove(key) {
+            tracing::warn!(%error, key, "cannot write the run log");
+        }
+    }
+}
+
+/// Key of an endpoint in the run log.
+pub(super) fn endpoint_key(id: EndpointId) -> String {
+    format!("endpoint/{id}")
+}
+
+/// An API error from the kernel's.
+pub(super) fn kernel(what: impl Into<String>, error: &KernelError) -> ApiError {
+    let api = ApiError::new(error.kind(), what).because(error);
+    match &error.hint {
+        Some(hint) => api.hint(hint.clone()),
+        None => api,
+    }
+}
+
+/// An API error from a store's.
+pub(super) fn store(error: &StoreError) -> ApiError {
+    let mut api = ApiError::new(error.kind(), error.to_string());
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        api.causes.push(cause.to_string());
+        next = cause.source();
+    }
+    match error.hint() {
+        Some(hint) => api.hint(hint),
+        None => api,
+    }
+}
+
+/// Inode of a namespace, the part of its id that is kept.
+pub(super) fn inode(id: NetnsId) -> u64 {
+    id.ino
+}
+
+/// Not more than one of several: the error lists the candidates.
+pub(super) fn ambiguous(what: &str, given: &str, candidates: &[String]) -> ApiError {
+    ApiError::new(Kind::Conflict, format!("{what} {given:?} is ambiguous"))
+        .hint(format!("it could be {}", candidates.join(" or ")))
+}

@@ -1,0 +1,324 @@
+//! The way into the engine's thread.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rnet_api::{
+    Allocation, ApiError, AttachReply, AttachRequest, Bridge, BridgeRequest, ConnectRequest, DetachRequest, Empty,
+    Endpoint, Event, Link, LinkRequest, Network, NetworkConnect, NetworkDisconnect, Sandbox, SandboxRequest, Status,
+    Version, WaitRequest,
+};
+use rnet_kernel::{Monitor, Netns, ProbeTiming, announce, probe};
+use rnet_model::{ContainerName, EndpointId, IfName, Kind, MacAddr, NetworkSpec};
+use tokio::sync::{broadcast, oneshot};
+
+use super::attach::{Attach, Probed};
+use super::{Engine, Options};
+use crate::resolve::Target;
+
+/// Longest wait of one `wait` request.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// Events a slow listener may lag behind.
+const EVENT_BACKLOG: usize = 1024;
+
+type Job = Box<dyn FnOnce(&mut Engine) + Send>;
+
+/// What reaches the engine's thread.
+enum Message {
+    Job(Job),
+    Kernel(rnet_kernel::Event),
+    Stop,
+}
+
+/// An announcement to send once, from inside a namespace, without anybody waiting.
+pub(super) struct Announcement {
+    pub(super) netns: Netns,
+    pub(super) ifname: IfName,
+    pub(super) mac: MacAddr,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// A clonable handle of the engine.
+#[derive(Clone)]
+pub struct Handle {
+    mailbox: mpsc::Sender<Message>,
+    events: broadcast::Sender<Event>,
+    host: Netns,
+    timing: Option<ProbeTiming>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// Opens the stores, reconciles the kernel with them, and starts the thread. Call it inside the runtime.
+///
+/// # Errors
+/// When a store cannot be opened or the kernel cannot be read.
+pub fn start(options: Options) -> Result<Handle, ApiError> {
+    let host = Netns::current().map_err(|e| super::core::kernel("cannot open the daemon's network namespace", &e))?;
+    let timing = options.config.probe_timing();
+    let (events, _) = broadcast::channel(EVENT_BACKLOG);
+    let (mailbox, inbox) = mpsc::channel();
+    let (announcer, announcements) = mpsc::channel::<Announcement>();
+    spawn("announcer", move || {
+        for a in announcements {
+            if let Err(error) = announce(&a.netns, &a.ifname, a.mac, &a.addresses) {
+                tracing::debug!(%error, "cannot announce an address");
+            }
+        }
+    })?;
+    // The monitor listens before the engine reads the kernel, so that no change falls between the two.
+    let monitor = Monitor::new().map_err(|e| super::core::kernel("cannot watch the kernel", &e))?;
+    let mut engine = Engine::open(options, host.clone(), events.clone(), announcer)?;
+    tokio::spawn(forward(monitor, mailbox.clone()));
+    let thread = spawn("engine", move || serve(&mut engine, &inbox))?;
+    Ok(Handle { mailbox, events, host, timing, thread: Arc::new(Mutex::new(Some(thread))) })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ApiError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(512 * 1024)
+        .spawn(body)
+        .map_err(|e| ApiError::new(Kind::Retry, format!("cannot start the {name} thread")).because(&e))
+}
+
+async fn forward(mut monitor: Monitor, mailbox: mpsc::Sender<Message>) {
+    while let Some(event) = monitor.next().await {
+        if mailbox.send(Message::Kernel(event)).is_err() {
+            return;
+        }
+    }
+}
+
+fn serve(engine: &mut Engine, inbox: &mpsc::Receiver<Message>) {
+    loop {
+        let message = match engine.idle_work() {
+            None => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            Some(delay) => inbox.recv_timeout(delay),
+        };
+        match message {
+            Ok(Message::Job(job)) => job(engine),
+            Ok(Message::Kernel(event)) => engine.kernel_event(event),
+            Err(mpsc::RecvTimeoutError::Timeout) => engine.do_idle_work(),
+            Ok(Message::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    engine.close();
+}
+
+impl Handle {
+    async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let stopped = || ApiError::new(Kind::Unavailable, "netd is stopping").hint("repeat the request");
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move |engine: &mut Engine| {
+            let _ = reply.send(job(engine));
+        });
+        self.mailbox.send(Message::Job(job)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Version and health.
+    pub async fn version(&self) -> Result<Version, ApiError> {
+        self.call(|e| Ok(e.version())).await
+    }
+
+    /// Attaches a container to a host interface.
+    pub async fn attach(&self, request: AttachRequest, target: Target) -> Result<AttachReply, ApiError> {
+        let (request, target) = (Arc::new(request), Arc::new(target));
+        let (r, t) = (request.clone(), target.clone());
+        let timing = self.timing;
+        let probed = if timing.is_some() { Probed::No } else { Probed::Yes };
+        match self.call(move |e| e.attach(&r, &t, probed)).await? {
+            Attach::Done(reply) => Ok(*reply),
+            Attach::Probe { device, addresses } => {
+                self.probe(device, addresses).await?;
+                match self.call(move |e| e.attach(&request, &target, Probed::Yes)).await? {
+                    Attach::Done(reply) => Ok(*reply),
+                    Attach::Probe { .. } => Err(ApiError::new(Kind::Bug, "a probed attach asked for a probe")),
+                }
+            }
+        }
+    }
+
+    async fn probe(&self, device: IfName, addresses: Vec<IpAddr>) -> Result<(), ApiError> {
+        let Some(timing) = self.timing else { return Ok(()) };
+        let host = self.host.clone();
+        let dev = device.clone();
+        let found = tokio::task::spawn_blocking(move || probe(&host, &dev, &addresses, timing))
+            .await
+            .map_err(|e| ApiError::new(Kind::Bug, "the conflict probe ended early").because(&e))?
+            .map_err(|e| super::core::kernel("cannot probe the LAN for the address", &e))?;
+        match found.first() {
+            None => Ok(()),
+            Some(owner) => {
+                let text = format!("address {} is in use on {device}, by {}", owner.ip, owner.mac);
+                let mut event = super::view::event("conflict", owner.ip.to_string());
+                event.attributes.insert("mac".into(), owner.mac.to_string());
+                let _ = self.events.send(event);
+                Err(ApiError::new(Kind::Conflict, text).hint("choose another address, or --no-probe to take it anyway"))
+            }
+        }
+    }
+
+    /// Detaches.
+    pub async fn detach(&self, request: DetachRequest) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(move |e| e.detach(&request)).await
+    }
+
+    /// Waits until an interface is ready.
+    pub async fn wait(&self, request: WaitRequest) -> Result<Endpoint, ApiError> {
+        let mut events = self.events.subscribe();
+        let limit = Duration::from_millis(request.timeout_ms).min(LONGEST_WAIT);
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let asked = request.clone();
+            let found = self.call(move |e| Ok(e.endpoints_of(&asked.container, asked.ifname.as_ref()))).await?;
+            if let Some(ready) = found.iter().find(|e| e.status == Status::Ready) {
+                return Ok(ready.clone());
+            }
+            // Any event may be the one; a lagging receiver has missed some, which is as good a reason to look again.
+            let Ok(next) = tokio::time::timeout_at(deadline, events.recv()).await else {
+                let interface = request.ifname.as_ref().map_or("an interface".to_owned(), ToString::to_string);
+                let error = ApiError::new(
+                    Kind::Retry,
+                    format!("{interface} of {} was not ready within {:.1} s", request.container, limit.as_secs_f64()),
+                );
+                return Err(match found.first().map(|e| &e.status) {
+                    Some(Status::Error { text, .. }) => error.hint(format!("its last attach failed: {text}")),
+                    _ => error,
+                });
+            };
+            if matches!(next, Err(broadcast::error::RecvError::Closed)) {
+                return Err(ApiError::new(Kind::Unavailable, "netd is stopping"));
+            }
+        }
+    }
+
+    /// All endpoints.
+    pub async fn endpoints(&self) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(|e| Ok(e.endpoints())).await
+    }
+
+    /// One endpoint by id or unique prefix of it.
+    pub async fn endpoint(&self, id: String) -> Result<Endpoint, ApiError> {
+        self.call(move |e| e.endpoint(&id)).await
+    }
+
+    /// All networks.
+    pub async fn networks(&self) -> Result<Vec<Network>, ApiError> {
+        self.call(|e| Ok(e.networks())).await
+    }
+
+    /// One network by name, id or unique prefix of its id.
+    pub async fn network(&self, name: String) -> Result<Network, ApiError> {
+        self.call(move |e| e.network(&name)).await
+    }
+
+    /// Creates a network; an equal one that exists is returned.
+    pub async fn create_network(&self, spec: NetworkSpec) -> Result<Network, ApiError> {
+        self.call(move |e| e.create_network(&spec)).await
+    }
+
+    /// Removes a network; `force` disconnects what is on it first.
+    pub async fn remove_network(&self, name: String, force: bool) -> Result<Network, ApiError> {
+        self.call(move |e| e.remove_network(&name, force)).await
+    }
+
+    /// Connects a container to a network.
+    pub async fn connect(
+        &self,
+        name: String,
+        request: NetworkConnect,
+        target: Target,
+    ) -> Result<AttachReply, ApiError> {
+        self.call(move |e| e.connect(&name, &request, &target)).await
+    }
+
+    /// Disconnects a container from a network.
+    pub async fn disconnect(&self, name: String, request: NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(move |e| e.disconnect(&name, &request)).await
+    }
+
+    /// Every address in use.
+    pub async fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
+        self.call(|e| Ok(e.allocations())).await
+    }
+
+    /// All bridges netd made or uses.
+    pub async fn bridges(&self) -> Result<Vec<Bridge>, ApiError> {
+        self.call(|e| e.bridges()).await
+    }
+
+    /// Makes a bridge; an equal one that exists is returned.
+    pub async fn create_bridge(&self, request: BridgeRequest) -> Result<Bridge, ApiError> {
+        self.call(move |e| e.create_bridge(&request)).await
+    }
+
+    /// Removes a bridge that netd made.
+    pub async fn remove_bridge(&self, name: IfName) -> Result<Bridge, ApiError> {
+        self.call(move |e| e.remove_bridge(&name)).await
+    }
+
+    /// All sandboxes.
+    pub async fn sandboxes(&self) -> Result<Vec<Sandbox>, ApiError> {
+        self.call(|e| Ok(e.sandboxes())).await
+    }
+
+    /// Gets a namespace for a container.
+    pub async fn create_sandbox(&self, request: SandboxRequest) -> Result<Sandbox, ApiError> {
+        self.call(move |e| e.create_sandbox(&request)).await
+    }
+
+    /// Connects a sandbox and brings its persistent attachments back.
+    pub async fn connect_sandbox(
+        &self,
+        id: ContainerName,
+        request: ConnectRequest,
+    ) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(move |e| e.connect_sandbox(&id, &request)).await
+    }
+
+    /// Gives a namespace back.
+    pub async fn release_sandbox(&self, id: ContainerName, forget: bool) -> Result<Empty, ApiError> {
+        self.call(move |e| e.release_sandbox(&id, forget)).await
+    }
+
+    /// All links between sandboxes.
+    pub async fn links(&self) -> Result<Vec<Link>, ApiError> {
+        self.call(|e| Ok(e.links())).await
+    }
+
+    /// Makes links between sandboxes, all or none.
+    pub async fn create_links(&self, requests: Vec<LinkRequest>) -> Result<Vec<Link>, ApiError> {
+        self.call(move |e| e.create_links(&requests)).await
+    }
+
+    /// Removes a link.
+    pub async fn remove_link(&self, id: EndpointId) -> Result<Empty, ApiError> {
+        self.call(move |e| e.remove_link(id)).await
+    }
+
+    /// Events from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Ends the thread after the jobs that are queued; endpoints stay as they are.
+    pub async fn shutdown(&self) {
+        let _ = self.mailbox.send(Message::Stop);
+        let thread = self.thread.lock().ok().and_then(|mut t| t.take());
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The engine: one thread that owns every mutable thing of the daemon.
+//!
+//! Words come in as API types, become records ([`state`]), plans (`rnet-plan`) and kernel calls ([`surfaces`]); status
+//! goes back as API types ([`view`]). [`Handle`] is the only way in: a mailbox of jobs that the thread runs one after
+//! the other, so nothing here is locked. What waits for the network (conflict probes) or for an engine's socket
+//! (resolvers) happens outside, before the job.
+
+mod address;
+mod attach;
+mod bridge;
+mod clock;
+mod connect;
+mod core;
+mod detach;
+mod handle;
+mod link;
+mod network;
+mod reconcile;
+mod sandbox;
+mod state;
+mod surfaces;
+mod tag;
+mod view;
+mod wire;
+
+pub use self::core::{Engine, Options};
+pub use handle::{Handle, start};
+
+/// Names of all fail points, in the order of the operations.
+pub fn fail_points() -> Vec<String> {
+    const STEPS: &[&str] = &[
+        "attach.log",
+        "attach.bridge",
+        "attach.veth",
+        "attach.inside",
+        "attach.commit",
+        "detach.log",
+        "detach.retire",
+        "detach.commit",
+        "network.log",
+        "network.bridge",
+        "network.sysctl",
+        "network.filter",
+        "network.commit",
+        "bridge.log",
+        "bridge.make",
+        "bridge.move",
+        "bridge.commit",
+        "sandbox.log",
+        "sandbox.namespace",
+    ];
+    STEPS.iter().flat_map(|s| [(*s).to_owned(), format!("{s}.done")]).collect()
+}

@@ -1,0 +1,310 @@
+//! Networks: created whole or not at all, removed only when nobody is on them.
+
+use std::net::IpAddr;
+
+use rnet_api::{ApiError, Network};
+use rnet_ipam::{Pool, PoolSpec, SubnetPools, ula_subnet};
+use rnet_kernel::{FilterChange, FilterSet, LinkOp, Links, NewBridge, Sysctls};
+use rnet_model::{IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
+use rnet_plan::{Action, Place, Plan, apply, fail};
+
+use super::core::{NetworkState, kernel};
+use super::state::{NetworkRecord, Reservation};
+use super::surfaces::{delete, put};
+use super::{Engine, clock, tag, view};
+
+/// Key of a network in the store; in the run log, that of one that is being made.
+pub(super) fn network_key(id: NetworkId) -> String {
+    format!("networks/{id}")
+}
+
+/// Key of what a container keeps on a network.
+pub(super) fn reservation_key(network: NetworkId, owner: &str) -> String {
+    format!("reservations/{network}/{owner}")
+}
+
+impl Engine {
+    /// `rnet network create`. An equal network that exists is the answer, so that a repeated request succeeds.
+    pub(super) fn create_network(&mut self, requested: &NetworkSpec) -> Result<Network, ApiError> {
+        requested.validate()?;
+        if let Some(found) = self.networks.values().find(|n| n.record.spec.name == requested.name) {
+            if found.record.requested == *requested {
+                return Ok(self.show_network(found.record.id).expect("it was just found"));
+            }
+            return Err(ApiError::new(Kind::Conflict, format!("network {} exists with other options", requested.name))
+                .hint(format!("compare: rnet network inspect {0}; or remove it: rnet network rm {0}", requested.name)));
+        }
+        let id = clock::network_id();
+        let spec = self.fill_in(requested, id)?;
+        self.ensure_filter()?;
+        let record = NetworkRecord { id, requested: requested.clone(), spec, created: clock::wall() };
+        let plan = self.network_plan(&record)?;
+        let log_key = format!("network/{id}");
+        fail::point("network.log");
+        self.log_put(&log_key, &record)?;
+        fail::point("network.log.done");
+        let made = apply(&plan, &mut self.kernel)
+            .map_err(|f| kernel(format!("cannot create network {}", requested.name), &f.cause))
+            .and_then(|()| {
+                fail::point("network.commit");
+                let committed = self.writer.commit(vec![put(network_key(id), &record)]);
+                if committed.is_err() {
+                    rnet_plan::undo(&plan.steps, &mut self.kernel);
+                }
+                committed
+            });
+        if let Err(error) = made {
+            self.log_remove(&log_key);
+            return Err(error);
+        }
+        fail::point("network.commit.done");
+        self.log_remove(&log_key);
+        self.networks.insert(id, network_state(record, self.config.rest_seconds));
+        self.emit(view::event("network-create", requested.name.to_string()));
+        Ok(self.show_network(id).expect("it was just inserted"))
+    }
+
+    /// Fills in every default: subnets, gateways, MTU, bridge.
+    fn fill_in(&mut self, requested: &NetworkSpec, id: NetworkId) -> Result<NetworkSpec, ApiError> {
+        let mut spec = requested.clone();
+        let fail = |e| kernel("cannot read the host's addresses and routes", &e);
+        let routes = self.kernel.host.routes().map_err(fail)?;
+        let addresses = self.kernel.host.addresses().map_err(fail)?;
+        let mut taken: Vec<(Subnet, String)> = Vec::new();
+        for network in self.networks.values() {
+            let name = &network.record.spec.name;
+            taken.extend(network.record.spec.subnets.iter().map(|s| (*s, format!("network {name}"))));
+        }
+        let on_host = addresses.iter().filter(|a| !a.narrow).filter_map(|a| Subnet::containing(a.ip, a.prefix));
+        taken.extend(on_host.map(|s| (s, "an address of the host".to_owned())));
+        let routed = routes.iter().filter(|r| r.destination.prefix() > 0);
+        taken.extend(routed.map(|r| (r.destination, format!("a route of the host via {}", r.dev))));
+        for subnet in &spec.subnets {
+            if let Some((other, whose)) = taken.iter().find(|(other, _)| other.overlaps(subnet)) {
+                return Err(ApiError::new(Kind::Conflict, format!("subnet {subnet} overlaps {other}, {whose}"))
+                    .hint("choose another --subnet, or leave it out to get a free one"));
+            }
+        }
+        if spec.subnets.is_empty() {
+            let blocked: Vec<Subnet> = taken.iter().map(|(s, _)| *s).collect();
+            let free = SubnetPools { pools: self.config.pools() }.next_free(&blocked).ok_or_else(|| {
+                ApiError::new(Kind::Conflict, "every subnet of the pools is in use on this host")
+                    .hint("give --subnet, add a pool to netd.toml, or remove a network")
+            })?;
+            spec.subnets.push(free);
+        }
+        if spec.ipv6 && spec.subnets.iter().all(Subnet::is_ipv4) {
+            spec.subnets.push(ula_subnet(self.global_id, spec.name.as_str()));
+        }
+        if spec.internal && !spec.gateways.is_empty() {
+            return Err(ApiError::new(
+                Kind::Invalid,
+                format!("network {}: an internal network has no gateway", spec.name),
+            )
+            .hint("leave out --gateway or --internal"));
+        }
+        for subnet in spec.subnets.iter().filter(|_| !spec.internal) {
+            if !spec.gateways.iter().any(|g| subnet.contains(*g)) {
+                spec.gateways.push(first_address(subnet));
+            }
+        }
+        if spec.mtu.is_none() {
+            spec.mtu = Some(self.default_mtu(&routes)?);
+        }
+        let bridge = spec.bridge.clone().unwrap_or_else(|| tag::bridge_ifname(id));
+        let fail = |e| kernel(format!("cannot look for {bridge}"), &e);
+        if self.kernel.host.link(&bridge).map_err(fail)?.is_some() {
+            return Err(ApiError::new(Kind::Conflict, format!("the host already has an interface {bridge}"))
+                .hint("choose another --bridge-name, or leave it out"));
+        }
+        spec.bridge = Some(bridge);
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// The smallest MTU of the devices the host's default routes use.
+    fn default_mtu(&mut self, routes: &[rnet_kernel::RouteEntry]) -> Result<u32, ApiError> {
+        const ETHERNET: u32 = 1500;
+        let mut smallest = None;
+        for route in routes.iter().filter(|r| r.destination.prefix() == 0) {
+            let fail = |e| kernel(format!("cannot look for {}", route.dev), &e);
+            let mtu = self.kernel.host.link(&route.dev).map_err(fail)?.map(|l| l.mtu);
+            smallest = [smallest, mtu].into_iter().flatten().min();
+        }
+        Ok(smallest.unwrap_or(ETHERNET))
+    }
+
+    /// The plan of a network: bridge, addresses, forwarding, filter elements.
+    pub(super) fn network_plan(&mut self, record: &NetworkRecord) -> Result<Plan, ApiError> {
+        let spec = &record.spec;
+        let bridge = spec.bridge.clone().expect("filled in");
+        let new = NewBridge {
+            name: bridge.clone(),
+            alias: self.tag.alias(&record.id.to_string()),
+            mtu: spec.mtu,
+            mac: None,
+            vlan_filtering: false,
+        };
+        let mut plan = Plan::default();
+        let links = |ops| Action::Links(Place::Host, ops);
+        plan.undoable("network.bridge", links(vec![LinkOp::NewBridge(new)]), vec![links(vec![LinkOp::Delete(bridge.clone())])]);
+        let addresses = bridge_addresses(spec);
+        if !addresses.is_empty() {
+            let ops = addresses.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
+            plan.step("network.address", links(ops));
+        }
+        for (key, value) in self.wanted_sysctls(spec) {
+            let fail = |e| kernel(format!("cannot read {key}"), &e);
+            let old = self.kernel.sysctls.get(&key).map_err(fail)?;
+            let Some(old) = old.filter(|old| old != value) else { continue };
+            let undo = vec![Action::Sysctl { key: key.clone(), value: old }];
+            plan.undoable("network.sysctl", Action::Sysctl { key, value: value.into() }, undo);
+        }
+        let elements = filter_elements(spec);
+        let undo = vec![Action::Filter { add: Vec::new(), remove: elements.clone() }];
+        plan.undoable("network.filter", Action::Filter { add: elements, remove: Vec::new() }, undo);
+        Ok(plan)
+    }
+
+    /// Forwarding, as far as the network needs it and the configuration allows it.
+    fn wanted_sysctls(&self, spec: &NetworkSpec) -> Vec<(String, &'static str)> {
+        if spec.internal || !self.config.ip_forward {
+            return Vec::new();
+        }
+        let mut out = Vec::new();
+        if spec.subnets.iter().any(Subnet::is_ipv4) {
+            out.push(("net/ipv4/ip_forward".to_owned(), "1"));
+        }
+        if spec.subnets.iter().any(|s| !s.is_ipv4()) {
+            out.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
+        }
+        out
+    }
+
+    /// `rnet network rm`.
+    pub(super) fn remove_network(&mut self, name: &str, force: bool) -> Result<Network, ApiError> {
+        let id = self.find_network(name)?;
+        let shown = self.show_network(id).expect("it was just found");
+        let on_it: Vec<_> = self.endpoints.values().filter(|r| r.network == Some(id)).map(|r| r.id).collect();
+        if !on_it.is_empty() && !force {
+            let who: Vec<_> = shown.endpoints.iter().map(|e| format!("{}:{}", e.engine, e.container)).collect();
+            return Err(ApiError::new(
+                Kind::Conflict,
+                format!("network {} is in use by {}", shown.spec.name, who.join(", ")),
+            )
+            .hint(format!("disconnect them, or: rnet network rm -f {}", shown.spec.name)));
+        }
+        for endpoint in on_it {
+            self.detach_one(endpoint)?;
+        }
+        self.drain_pool(id);
+        self.reap();
+        // The store first: what is left in the kernel after a crash belongs to no network and is collected.
+        self.writer.commit(vec![delete(network_key(id))])?;
+        let state = self.networks.remove(&id).expect("it was just found");
+        let owners = state.pools.iter().flat_map(|p| p.iter().map(|(_, owner, _)| owner.to_owned()).collect::<Vec<_>>());
+        self.writer.behind(owners.map(|o| delete(reservation_key(id, &o))).collect());
+        let bridge = state.record.spec.bridge.clone().expect("filled in");
+        let remove = self.kernel.host.batch(&[LinkOp::Delete(bridge.clone())]);
+        let unfilter = rnet_kernel::Filter::change(&mut self.kernel.filter, &[], &filter_elements(&state.record.spec));
+        let fail = |e| kernel(format!("network {name} is removed, but something of it is left"), &e);
+        if let Some(fault) = remove.map_err(fail)?.into_iter().next() {
+            return Err(fail(fault.error));
+        }
+        unfilter.map_err(fail)?;
+        if self.networks.is_empty() {
+            self.remove_unused_filter();
+        }
+        self.emit(view::event("network-rm", shown.spec.name.to_string()));
+        Ok(shown)
+    }
+
+    /// A network by name; the default one is made when it is first asked for.
+    pub(super) fn network_for(&mut self, name: &NetworkName) -> Result<NetworkId, ApiError> {
+        match self.find_network(name.as_str()) {
+            Err(error)
+                if error.kind == Kind::Missing
+                    && self.config.default_network.enabled
+                    && name.as_str() == NetworkMode::DEFAULT_NETWORK =>
+            {
+                let mut spec = NetworkSpec::new(name.clone());
+                spec.subnets.extend(self.config.default_network.subnet);
+                Ok(self.create_network(&spec)?.id)
+            }
+            other => other,
+        }
+    }
+
+    /// Keeps what a container had on its networks for its next start, also over a reboot.
+    pub(super) fn reserve(&mut self, network: NetworkId, owner: &str, addresses: &[rnet_model::IfAddr]) {
+        self.keep_for(Some(network), addresses, owner);
+        let kept = Reservation { owner: owner.to_owned(), addresses: addresses.iter().map(|a| a.ip()).collect() };
+        self.writer.behind(vec![put(reservation_key(network, owner), &kept)]);
+    }
+
+    /// Lets go of everything an owner keeps.
+    pub(super) fn unreserve_all(&mut self, owner: &str) {
+        let mut writes = Vec::new();
+        for (id, state) in &mut self.networks {
+            for pool in &mut state.pools {
+                let kept: Vec<IpAddr> = pool.iter().filter(|(_, o, _)| *o == owner).map(|(ip, _, _)| ip).collect();
+                for ip in kept {
+                    pool.unreserve(ip, owner);
+                    writes.push(delete(reservation_key(*id, owner)));
+                }
+            }
+        }
+        if !writes.is_empty() {
+            self.writer.behind(writes);
+        }
+    }
+}
+
+/// A network with empty pools.
+pub(super) fn network_state(record: NetworkRecord, rest_secs: u64) -> NetworkState {
+    let spec = &record.spec;
+    let pool = |subnet: &Subnet| {
+        let inside = |r: &&rnet_model::AddressRange| subnet.contains(r.first());
+        Pool::new(PoolSpec {
+            subnet: *subnet,
+            gateway: spec.gateways.iter().find(|g| subnet.contains(**g)).copied(),
+            ranges: spec.ip_ranges.iter().filter(inside).copied().collect(),
+            exclude: spec.exclude.iter().filter(inside).copied().collect(),
+            rest_secs,
+        })
+    };
+    let pools = spec.subnets.iter().map(pool).collect();
+    NetworkState { record, pools, ready: Vec::new(), warm: false }
+}
+
+/// The addresses of a network's bridge: its gateways.
+pub(super) fn bridge_addresses(spec: &NetworkSpec) -> Vec<rnet_model::IfAddr> {
+    let address = |gateway: &IpAddr| {
+        let subnet = spec.subnets.iter().find(|s| s.contains(*gateway))?;
+        rnet_model::IfAddr::new(*gateway, subnet.prefix()).ok()
+    };
+    spec.gateways.iter().filter_map(address).collect()
+}
+
+/// The elements of the packet filter that make a bridge a network.
+pub(super) fn filter_elements(spec: &NetworkSpec) -> Vec<FilterChange> {
+    let bridge: IfName = spec.bridge.clone().expect("filled in");
+    let mut out = vec![FilterChange::Device(FilterSet::Networks, bridge.clone())];
+    if spec.isolate.is_on() {
+        out.push(FilterChange::Device(FilterSet::Isolated, bridge.clone()));
+    }
+    if spec.internal {
+        out.push(FilterChange::Device(FilterSet::Internal, bridge));
+    } else if spec.masquerade.is_on() {
+        out.extend(spec.subnets.iter().map(|s| FilterChange::Masquerade(*s)));
+    }
+    out
+}
+
+/// The address people give a gateway: the first after the network's own.
+pub(super) fn first_address(subnet: &Subnet) -> IpAddr {
+    match subnet.network() {
+        IpAddr::V4(ip) => IpAddr::from((u32::from(ip) | 1).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) | 1).to_be_bytes()),
+    }
+}

@@ -1,0 +1,508 @@
+//! Keeping kernel and intent equal: after a start, and whenever the kernel says that something changed.
+//!
+//! After a start the kernel is read once; only what differs is touched, and only what carries our mark is removed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use rnet_api::ApiError;
+use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns};
+use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, NetworkId};
+use rnet_plan::apply;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::bridge::bridge_key;
+use super::clock::boot_seconds;
+use super::core::{SandboxState, endpoint_key, kernel};
+use super::network::{bridge_addresses, filter_elements, network_state};
+use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, Origin, Phase, Reservation, SandboxRecord};
+use super::surfaces::{Stored, put};
+use super::{Engine, clock, view};
+
+/// Key of the random number that makes this host's unique local addresses.
+const GLOBAL_ID: &str = "host/global-id";
+
+/// The links of this instance, by the object they were made for.
+type Ours = HashMap<String, LinkState>;
+
+impl Engine {
+    /// Reads what was written down, then makes the kernel equal to it.
+    pub(super) fn recover(&mut self, logged: BTreeMap<String, Value>, stored: Stored) -> Result<(), ApiError> {
+        self.recover_global_id(&stored);
+        let mut endpoints = of_prefix::<EndpointRecord>(&logged, "endpoint/");
+        let gone: HashSet<String> = logged.keys().filter_map(|k| k.strip_prefix("gone/")).map(str::to_owned).collect();
+        for record in of_stored::<EndpointRecord>(&stored, "attachments/") {
+            // A reboot has emptied the run log: what is to come back waits for its container.
+            let known = endpoints.iter().any(|r| r.id == record.id);
+            if !known && !gone.contains(&record.id.to_string()) {
+                endpoints.push(EndpointRecord { phase: Phase::Pending, ..record });
+            }
+        }
+        for id in &gone {
+            self.writer.behind(vec![super::surfaces::delete(format!("attachments/{id}"))]);
+        }
+        self.tombstones = gone.into_iter().collect();
+        let fail = |e| kernel("cannot read the host's links", &e);
+        let links = self.kernel.host.links().map_err(fail)?;
+        let mut ours = self.sort_links(links);
+
+        self.recover_bridges(&logged, &stored, &mut ours)?;
+        self.recover_networks(&logged, &stored, &mut ours);
+        self.recover_sandboxes(of_prefix(&logged, "sandbox/"));
+        self.recover_endpoints(endpoints, &mut ours);
+        self.recover_links(of_prefix(&logged, "link/"));
+        self.collect_garbage(&ours);
+        self.kernel.leave();
+        Ok(())
+    }
+
+    fn recover_global_id(&mut self, stored: &Stored) {
+        let found = stored.get(GLOBAL_ID).and_then(|v| serde_json::from_slice(v).ok());
+        self.global_id = found.unwrap_or_else(|| {
+            let random = clock::random().to_be_bytes();
+            let id = [random[0], random[1], random[2], random[3], random[4]];
+            self.writer.behind(vec![put(GLOBAL_ID.to_owned(), &id)]);
+            id
+        });
+    }
+
+    /// Ours by object; the others go into the table of foreign links.
+    fn sort_links(&mut self, links: Vec<LinkState>) -> Ours {
+        let mut ours = Ours::new();
+        self.foreign.clear();
+        for link in links {
+            match self.tag.object(&link).map(str::to_owned) {
+                // All bridges made by hand or by an attach carry the same object.
+                Some(object) if object == "bridge" => {
+                    self.foreign.insert(link.index, link.clone());
+                    ours.insert(format!("bridge/{}", link.name), link);
+                }
+                Some(object) => {
+                    ours.insert(object, link);
+                }
+                None => {
+                    self.foreign.insert(link.index, link);
+                }
+            }
+        }
+        ours
+    }
+
+    /// Bridges: those half made are taken back, those that are missing are made.
+    fn recover_bridges(
+        &mut self,
+        logged: &BTreeMap<String, Value>,
+        stored: &Stored,
+        ours: &mut Ours,
+    ) -> Result<(), ApiError> {
+        let wanted = of_stored::<BridgeRecord>(stored, "bridges/");
+        for record in of_prefix::<BridgeRecord>(logged, "bridge/") {
+            let key = format!("bridge/{}", record.name);
+            if !wanted.iter().any(|w| w.name == record.name) {
+                let is_ours = ours.remove(&key).is_some();
+                let bridge_free = self.kernel.host.link(&record.name).ok().flatten().is_none();
+                if is_ours || bridge_free {
+                    self.unmake_bridge(&record)?;
+                }
+            }
+            self.log_remove(&key);
+        }
+        for record in wanted {
+            let name = record.name.clone();
+            if ours.remove(&format!("bridge/{name}")).is_some() {
+                self.bridges.insert(name, record);
+                continue;
+            }
+            if let Err(error) = self.remake_bridge(record.clone()) {
+                tracing::warn!(bridge = %name, error = error.chain(), "cannot make a bridge again");
+                self.bridges.insert(name, record);
+            }
+        }
+        Ok(())
+    }
+
+    /// A bridge that should be there: after a reboot, or because somebody deleted it.
+    fn remake_bridge(&mut self, record: BridgeRecord) -> Result<(), ApiError> {
+        if self.kernel.host.link(&record.name).is_ok_and(|l| l.is_some()) {
+            // Somebody else's bridge of that name: attaches use it, nothing of it is changed.
+            self.bridges.remove(&record.name);
+            self.writer.behind(vec![super::surfaces::delete(bridge_key(&record.name))]);
+            return Ok(());
+        }
+        self.make_bridge(record)
+    }
+
+    /// Networks: bridge, addresses and filter elements of each.
+    fn recover_networks(&mut self, logged: &BTreeMap<String, Value>, stored: &Stored, ours: &mut Ours) {
+        let wanted = of_stored::<NetworkRecord>(stored, "networks/");
+        // Half made: its bridge is garbage of ours, its elements are no network's; the log entry is all there is to undo.
+        for record in of_prefix::<NetworkRecord>(logged, "network/") {
+            self.log_remove(&format!("network/{}", record.id));
+        }
+        for record in wanted {
+            let id = record.id;
+            self.networks.insert(id, network_state(record, self.config.rest_seconds));
+            ours.remove(&id.to_string());
+        }
+        for (key, value) in stored.range("reservations/".to_owned()..) {
+            let Some(network) = key.strip_prefix("reservations/").and_then(|k| k.split('/').next()) else { break };
+            let Ok(network) = network.parse::<NetworkId>() else { continue };
+            let Ok(kept) = serde_json::from_slice::<Reservation>(value) else { continue };
+            let Some(state) = self.networks.get_mut(&network) else { continue };
+            for ip in kept.addresses {
+                if let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip)) {
+                    let _ = pool.reserve(ip, &kept.owner);
+                }
+            }
+        }
+        self.verify_networks();
+    }
+
+    /// Compares every network with the kernel and repairs what differs.
+    pub(super) fn verify_networks(&mut self) {
+        if self.networks.is_empty() {
+            return self.remove_unused_filter();
+        }
+        if let Err(error) = self.verify_filter() {
+            tracing::error!(error = error.chain(), "networks are not filtered");
+        }
+        let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
+        for id in ids {
+            if let Err(error) = self.verify_network(id) {
+                tracing::error!(network = %id, error = error.chain(), "cannot repair a network");
+            }
+        }
+    }
+
+    /// A table without networks filters nothing.
+    pub(super) fn remove_unused_filter(&mut self) {
+        self.filter_ready = false;
+        if let Err(error) = self.kernel.filter.remove_base() {
+            tracing::warn!(%error, "cannot remove the packet filter table");
+        }
+    }
+
+    fn verify_filter(&mut self) -> Result<(), ApiError> {
+        self.filter_ready = false;
+        self.ensure_filter()?;
+        let fail = |e| kernel("cannot update the packet filter", &e);
+        let wanted: FilterState =
+            self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
+        let present = self.kernel.filter.state().map_err(fail)?;
+        let add: Vec<_> = wanted.difference(&present).cloned().collect();
+        let remove: Vec<_> = present.difference(&wanted).cloned().collect();
+        if add.is_empty() && remove.is_empty() {
+            return Ok(());
+        }
+        self.kernel.filter.change(&add, &remove).map_err(fail)
+    }
+
+    fn verify_network(&mut self, id: NetworkId) -> Result<(), ApiError> {
+        let record = self.networks[&id].record.clone();
+        let bridge = record.spec.bridge.clone().expect("filled in");
+        let fail = |e| kernel(format!("cannot read bridge {bridge}"), &e);
+        let Some(link) = self.kernel.host.link(&bridge).map_err(fail)? else {
+            let plan = self.network_plan(&record)?;
+            apply(&plan, &mut self.kernel).map_err(|f| fail(f.cause))?;
+            self.drain_pool(id);
+            self.reattach_ports(&bridge);
+            let mut event = view::event("repair", record.spec.name.to_string());
+            event.attributes.insert("what".into(), format!("bridge {bridge} was gone"));
+            self.emit(event);
+            return Ok(());
+        };
+        let present = self.kernel.host.addresses().map_err(fail)?;
+        let here = |ip| present.iter().any(|a| a.index == link.index && a.ip == ip);
+        let missing = bridge_addresses(&record.spec).into_iter().filter(|a| !here(a.ip()));
+        let mut ops: Vec<LinkOp> = missing.map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
+        if !link.up {
+            ops.push(LinkOp::Up(bridge.clone()));
+        }
+        if !ops.is_empty() {
+            let faults = self.kernel.host.batch(&ops).map_err(fail)?;
+            if let Some(fault) = faults.into_iter().next() {
+                return Err(fail(fault.error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the host ends of a bridge's endpoints back into it.
+    fn reattach_ports(&mut self, bridge: &IfName) {
+        let live = self.endpoints.values().filter(|r| r.master == *bridge && r.phase == Phase::Live);
+        let ops: Vec<LinkOp> = live.map(|r| LinkOp::Master(r.host_ifname.clone(), bridge.clone())).collect();
+        for ops in ops.chunks(128) {
+            match self.kernel.host.batch(ops) {
+                Ok(faults) => faults.iter().for_each(|f| tracing::warn!(error = %f.error, "cannot put a port back")),
+                Err(error) => tracing::warn!(%error, "cannot put ports back"),
+            }
+        }
+    }
+
+    /// Sandboxes whose namespace is still there; those that waited in a pool are ended.
+    fn recover_sandboxes(&mut self, records: Vec<SandboxRecord>) {
+        let mut known = HashSet::new();
+        for record in records {
+            let path = self.sandbox_path(record.id);
+            known.insert(record.id.to_string());
+            match Netns::open(&path) {
+                Ok(netns) => {
+                    let (id, container) = (record.id, record.container_id.clone());
+                    self.sandboxes.insert(id, SandboxState { record, netns, inside: None });
+                    if container.is_empty() {
+                        self.destroy_sandbox(id);
+                    } else {
+                        self.sandbox_of.insert(container, id);
+                    }
+                }
+                Err(error) => {
+                    tracing::info!(sandbox = %record.id, %error, "a sandbox is gone");
+                    let _ = Netns::unbind(&path);
+                    self.log_remove(&super::sandbox::sandbox_key(record.id));
+                }
+            }
+        }
+        let files = std::fs::read_dir(self.root.netns()).into_iter().flatten().flatten();
+        for file in files.filter(|f| !known.contains(&*f.file_name().to_string_lossy())) {
+            if let Err(error) = Netns::unbind(&file.path()) {
+                tracing::warn!(%error, "cannot remove a namespace nobody knows");
+            }
+        }
+    }
+
+    /// Endpoints: unfinished ones are taken back, live ones are compared, missing ones are made again.
+    fn recover_endpoints(&mut self, records: Vec<EndpointRecord>, ours: &mut Ours) {
+        let mut lost = Vec::new();
+        for record in records {
+            let id = record.id;
+            match record.phase {
+                // Their links stay in `ours` and are collected.
+                Phase::Wiring => self.log_remove(&endpoint_key(id)),
+                Phase::Draining => {
+                    self.writer.behind(vec![super::surfaces::delete(format!("attachments/{id}"))]);
+                    self.log_remove(&endpoint_key(id));
+                }
+                Phase::Live | Phase::Pending | Phase::Failed { .. } => {
+                    let link = ours.remove(&id.to_string());
+                    self.claim_again(&record);
+                    match (link, record.phase == Phase::Live) {
+                        (Some(link), true) => {
+                            self.remember(record);
+                            self.verify_port(id, Some(&link));
+                        }
+                        (Some(link), false) => {
+                            ours.insert(id.to_string(), link);
+                            self.remember(record);
+                        }
+                        (None, true) => {
+                            self.remember(record);
+                            lost.push(id);
+                        }
+                        (None, false) => self.remember(record),
+                    }
+                    if let Some(record) = self.endpoints.get(&id)
+                        && record.persistent
+                        && matches!(record.origin, Origin::Attach(_))
+                        && record.engine != ContainerEngine::Pid
+                    {
+                        self.writer.behind(vec![put(format!("attachments/{id}"), record)]);
+                    }
+                }
+            }
+        }
+        for id in lost {
+            self.lost_endpoint(id);
+        }
+    }
+
+    /// The pools are rebuilt from who holds what.
+    fn claim_again(&mut self, record: &EndpointRecord) {
+        let Some(state) = record.network.and_then(|id| self.networks.get_mut(&id)) else { return };
+        for address in &record.addresses {
+            let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(address.ip())) else { continue };
+            if let Err(error) = pool.claim(address.ip(), &record.owner(), boot_seconds()) {
+                tracing::warn!(%error, container = record.container, "cannot claim an address again");
+            }
+        }
+    }
+
+    /// A host end that is there: in the right bridge, and up?
+    fn verify_port(&mut self, id: EndpointId, link: Option<&LinkState>) {
+        let Some(record) = self.endpoints.get(&id).cloned() else { return };
+        let Ok(master) = self.kernel.host.link(&record.master) else { return };
+        // Only the host's side is compared, so it does not matter which namespace the other end is said to be in.
+        let wrong = self.plugin.check(&self.wanted(&record, &self.host), link, master.as_ref());
+        if wrong.is_empty() || master.is_none() {
+            return;
+        }
+        let ops =
+            [LinkOp::Up(record.host_ifname.clone()), LinkOp::Master(record.host_ifname.clone(), record.master.clone())];
+        match self.kernel.host.batch(&ops) {
+            Ok(faults) if faults.is_empty() => {
+                let mut event = view::event("repair", record.container);
+                event.attributes.insert("what".into(), wrong.join("; "));
+                self.emit(event);
+            }
+            Ok(faults) => faults.iter().for_each(|f| tracing::warn!(error = %f.error, "cannot repair a port")),
+            Err(error) => tracing::warn!(%error, "cannot repair a port"),
+        }
+    }
+
+    /// An endpoint whose link is gone: made again if its namespace is still there, else it waits or is forgotten.
+    fn lost_endpoint(&mut self, id: EndpointId) {
+        let Some(record) = self.endpoints.get(&id).cloned() else { return };
+        if let Some(netns) = self.reopen(&record) {
+            let result = self.rewire(record.clone(), &netns);
+            self.kernel.leave();
+            match result {
+                Ok(()) => {
+                    let mut event = view::event("repair", record.container);
+                    event.attributes.insert("what".into(), format!("{} was gone", record.ifname));
+                    self.emit(event);
+                }
+                Err(error) => {
+                    tracing::warn!(container = record.container, error = error.chain(), "cannot repair an interface");
+                    self.park(record, Some(&error));
+                }
+            }
+            return;
+        }
+        if record.persistent && matches!(record.origin, Origin::Attach(_)) && record.engine != ContainerEngine::Pid {
+            return self.park(record, None);
+        }
+        self.forget(id);
+        self.log_remove(&endpoint_key(id));
+        self.give_back(record.network, &record.addresses, &record.owner());
+        let mut event = view::event("detach", record.container);
+        event.attributes.insert("ifname".into(), record.ifname.to_string());
+        event.attributes.insert("why".into(), "its namespace ended".into());
+        self.emit(event);
+    }
+
+    fn recover_links(&mut self, records: Vec<LinkRecord>) {
+        for record in records {
+            let there = record.request.ends.iter().all(|e| self.sandbox_of.contains_key(e.container_id.as_str()));
+            let whole = there && (self.link_is_there(&record) || self.make_links(std::slice::from_ref(&record)).is_ok());
+            if whole {
+                self.links.insert(record.id, record);
+            } else {
+                self.log_remove(&super::link::link_key(record.id));
+            }
+        }
+    }
+
+    /// Removes links that carry our mark and belong to nothing. A bridge with somebody else's port in it stays.
+    fn collect_garbage(&mut self, ours: &Ours) {
+        let busy = |l: &LinkState| self.foreign.values().any(|f| f.master == Some(l.index));
+        let stale: Vec<LinkState> = ours.values().filter(|l| !busy(l)).cloned().collect();
+        let plan = self.plugin.gc(&stale, self.tag.group);
+        if let Err(failure) = apply(&plan, &mut self.kernel) {
+            tracing::warn!(error = %failure.cause, "cannot remove what an earlier run left");
+        }
+    }
+
+    /// Something changed in the daemon's namespace.
+    pub(super) fn kernel_event(&mut self, event: Event) {
+        match event {
+            Event::Link(link) => self.link_changed(link),
+            Event::LinkGone { index, name } => {
+                self.foreign.remove(&index);
+                self.link_gone(&name);
+            }
+            // Containers' addresses live elsewhere: these are rare, and one look covers all that came together.
+            Event::Address | Event::Route => self.verify_soon(),
+            Event::Overrun => self.resync(),
+        }
+    }
+
+    fn link_changed(&mut self, link: LinkState) {
+        match self.tag.object(&link) {
+            Some("bridge") | None => {
+                self.foreign.insert(link.index, link);
+            }
+            Some(_) => {
+                if link.master.is_some() {
+                    return;
+                }
+                let Some(id) = self.by_host_ifname.get(&link.name).copied() else { return };
+                // The event may be older than the endpoint: look again before touching anything.
+                if let Ok(Some(now)) = self.kernel.host.link(&link.name)
+                    && self.endpoints.get(&id).is_some_and(|r| r.phase == Phase::Live)
+                {
+                    self.verify_port(id, Some(&now));
+                }
+            }
+        }
+    }
+
+    fn link_gone(&mut self, name: &IfName) {
+        let gone = |engine: &mut Self| matches!(engine.kernel.host.link(name), Ok(None));
+        if let Some(id) = self.by_host_ifname.get(name).copied() {
+            if self.endpoints.get(&id).is_some_and(|r| r.phase == Phase::Live) && gone(self) {
+                self.lost_endpoint(id);
+            }
+        } else if self.network_of_bridge(name).is_some() {
+            self.verify_networks();
+        } else if let Some(record) = self.bridges.get(name).cloned()
+            && gone(self)
+        {
+            self.bridges.remove(name);
+            match self.remake_bridge(record.clone()) {
+                Ok(()) => {
+                    self.reattach_ports(name);
+                    let mut event = view::event("repair", name.to_string());
+                    event.attributes.insert("what".into(), "the bridge was gone".into());
+                    self.emit(event);
+                }
+                Err(error) => {
+                    tracing::warn!(bridge = %name, error = error.chain(), "cannot make a bridge again");
+                    self.bridges.insert(name.clone(), record);
+                }
+            }
+        }
+    }
+
+    /// Events were lost: the kernel is read again.
+    fn resync(&mut self) {
+        let links = match self.kernel.host.links() {
+            Ok(links) => links,
+            Err(error) => return tracing::error!(%error, "cannot read the host's links"),
+        };
+        let ours = self.sort_links(links);
+        self.verify_networks();
+        let live: Vec<_> =
+            self.endpoints.values().filter(|r| r.phase == Phase::Live).map(|r| (r.id, r.host_ifname.clone())).collect();
+        for (id, name) in live {
+            match ours.get(&id.to_string()) {
+                Some(link) if link.name == name => self.verify_port(id, Some(link)),
+                _ => self.link_gone(&name),
+            }
+        }
+    }
+
+    /// Removes the tombstones of attachments the store has forgotten.
+    pub(super) fn bury(&mut self) {
+        if !self.tombstones.is_empty() && self.writer.is_idle() {
+            for id in std::mem::take(&mut self.tombstones) {
+                self.log_remove(&format!("gone/{id}"));
+            }
+        }
+    }
+}
+
+/// The records below a prefix of the run log. One that cannot be read was written by another version: it is skipped,
+/// its links are collected.
+fn of_prefix<T: DeserializeOwned>(logged: &BTreeMap<String, Value>, prefix: &str) -> Vec<T> {
+    let below = logged.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+    below.filter_map(|(key, value)| readable(key, serde_json::from_value(value.clone()))).collect()
+}
+
+/// The records below a prefix of the store.
+fn of_stored<T: DeserializeOwned>(stored: &Stored, prefix: &str) -> Vec<T> {
+    let below = stored.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+    below.filter_map(|(key, value)| readable(key, serde_json::from_slice(value))).collect()
+}
+
+fn readable<T>(key: &str, parsed: Result<T, serde_json::Error>) -> Option<T> {
+    parsed.inspect_err(|error| tracing::warn!(key, %error, "cannot read a record")).ok()
+}

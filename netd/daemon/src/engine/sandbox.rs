@@ -1,0 +1,316 @@
+//! Sandboxes: namespaces that netd makes and keeps, some of them ready-made.
+//!
+//! A namespace is used once. What is prepared for a network is a namespace with `lo` up and `eth0` wired to the
+//! network's bridge; whoever gets it only needs an address.
+
+use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, Sandbox, SandboxRequest};
+use rnet_kernel::{LinkOp, Links, Netns, Route};
+use rnet_model::{ContainerName, Engine as ContainerEngine, IfName, Kind, MacAddr, NetworkId, SandboxId};
+use rnet_plan::{apply, fail};
+
+use super::connect::Asked;
+use super::core::{Retired, SandboxState, inode, kernel};
+use super::state::{EndpointRecord, Origin, Phase, Prewired, SandboxRecord, Source, owner};
+use super::wire::Inside;
+use super::{Engine, clock, tag};
+use crate::resolve::Target;
+
+/// Key of a sandbox in the run log.
+pub(super) fn sandbox_key(id: SandboxId) -> String {
+    format!("sandbox/{id}")
+}
+
+impl Engine {
+    /// Gets a namespace for a container; asking again gives the same one.
+    pub(super) fn create_sandbox(&mut self, request: &SandboxRequest) -> Result<Sandbox, ApiError> {
+        let container = request.container_id.as_str();
+        if let Some(id) = self.sandbox_of.get(container) {
+            return Ok(self.show_sandbox(&self.sandboxes[id].record));
+        }
+        // The networks are looked up now: a container without its network must not get as far as being created.
+        let networks: Vec<NetworkId> =
+            request.networks.iter().map(|n| self.network_for(n)).collect::<Result<_, _>>()?;
+        let id = match networks.first().and_then(|n| self.take_ready(*n)) {
+            Some(id) => id,
+            None => self.new_sandbox()?,
+        };
+        let sandbox = self.sandboxes.get_mut(&id).expect("it was just made");
+        sandbox.record.container_id = container.to_owned();
+        sandbox.record.container = request.container_name.to_string();
+        let record = sandbox.record.clone();
+        if let Err(error) = self.log_put(&sandbox_key(id), &record) {
+            self.destroy_sandbox(id);
+            return Err(error);
+        }
+        self.sandbox_of.insert(container.to_owned(), id);
+        Ok(self.show_sandbox(&record))
+    }
+
+    /// An empty namespace with `lo` up.
+    fn new_sandbox(&mut self) -> Result<SandboxId, ApiError> {
+        let id = clock::sandbox_id();
+        let record = SandboxRecord { id, container_id: String::new(), container: String::new(), prewired: None };
+        fail::point("sandbox.log");
+        self.log_put(&sandbox_key(id), &record)?;
+        fail::point("sandbox.log.done");
+        let path = self.sandbox_path(id);
+        let made = (|| {
+            let netns = Netns::create()?;
+            fail::point("sandbox.namespace");
+            netns.bind(&path)?;
+            fail::point("sandbox.namespace.done");
+            let mut inside = Route::open(&netns)?;
+            match inside.batch(&[LinkOp::Up(loopback())])?.into_iter().next() {
+                Some(fault) => Err(fault.error),
+                None => Ok((netns, inside)),
+            }
+        })();
+        match made {
+            Ok((netns, inside)) => {
+                self.sandboxes.insert(id, SandboxState { record, netns, inside: Some(inside) });
+                Ok(id)
+            }
+            Err(error) => {
+                if let Err(left) = Netns::unbind(&path) {
+                    tracing::warn!(error = %left, "cannot remove a namespace");
+                }
+                self.log_remove(&sandbox_key(id));
+                Err(kernel("cannot make a network namespace", &error))
+            }
+        }
+    }
+
+    /// A ready sandbox of a network; the next ones will be made while nobody waits.
+    fn take_ready(&mut self, network: NetworkId) -> Option<SandboxId> {
+        let state = self.networks.get_mut(&network)?;
+        state.warm = self.config.pool_size > 0;
+        state.ready.pop()
+    }
+
+    /// Whether a pool is not full.
+    pub(super) fn wants_refill(&self) -> bool {
+        self.networks.values().any(|n| n.warm && n.ready.len() < self.config.pool_size)
+    }
+
+    /// Makes one ready sandbox.
+    pub(super) fn refill_one(&mut self) {
+        let wanting = |n: &&super::core::NetworkState| n.warm && n.ready.len() < self.config.pool_size;
+        let Some(network) = self.networks.values().find(wanting).map(|n| n.record.id) else { return };
+        let made = self.new_sandbox().and_then(|id| match self.prewire(id, network) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.destroy_sandbox(id);
+                Err(error)
+            }
+        });
+        let Some(state) = self.networks.get_mut(&network) else { return };
+        match made {
+            Ok(id) => state.ready.push(id),
+            Err(error) => {
+                // Without a pool everything works, only slower: try again when the network is used next.
+                state.warm = false;
+                tracing::warn!(error = error.chain(), "cannot prepare a sandbox");
+            }
+        }
+    }
+
+    /// Wires a new sandbox to a network, without an address.
+    fn prewire(&mut self, id: SandboxId, network: NetworkId) -> Result<(), ApiError> {
+        let endpoint = clock::endpoint_id();
+        let spec = &self.networks[&network].record.spec;
+        let (bridge, mtu) = (spec.bridge.clone().expect("filled in"), spec.mtu.expect("filled in"));
+        let prewired = Prewired {
+            endpoint,
+            network,
+            host_ifname: tag::host_ifname(endpoint),
+            ifname: "eth0".parse().expect("eth0 is an interface name"),
+            mac: MacAddr::local(clock::random()),
+            mtu,
+        };
+        let sandbox = self.sandboxes.get_mut(&id).expect("it was just made");
+        sandbox.record.prewired = Some(prewired.clone());
+        let (record, netns, inside) = (sandbox.record.clone(), sandbox.netns.clone(), sandbox.inside.take());
+        self.log_put(&sandbox_key(id), &record)?;
+        let bare = EndpointRecord {
+            id: endpoint,
+            engine: ContainerEngine::Rnet,
+            container_id: String::new(),
+            container: "a sandbox".into(),
+            origin: Origin::Network(network),
+            network: Some(network),
+            master: bridge.clone(),
+            ifname: prewired.ifname,
+            host_ifname: prewired.host_ifname,
+            mac: prewired.mac,
+            mtu,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            routes: Vec::new(),
+            metric: None,
+            persistent: false,
+            phase: Phase::Wiring,
+            netns: inode(netns.id()),
+            source: Source::Sandbox,
+            generation: 1,
+            created: String::new(),
+        };
+        let fail = |e| kernel(format!("cannot look for {bridge}"), &e);
+        let Some(master) = self.kernel.host.link(&bridge).map_err(fail)? else {
+            return Err(ApiError::new(Kind::Retry, format!("bridge {bridge} is gone")));
+        };
+        let plan = self.plan_of(&bare, &netns, &Inside::fresh(), Some(&master))?;
+        if let Some(inside) = inside {
+            self.kernel.adopt(netns.id(), inside);
+        }
+        let applied = apply(&plan, &mut self.kernel);
+        let inside = self.kernel.inside.take().map(|(_, route)| route);
+        applied.map_err(|f| kernel(format!("cannot wire a sandbox to {bridge}"), &f.cause))?;
+        self.sandboxes.get_mut(&id).expect("still there").inside = inside;
+        Ok(())
+    }
+
+    /// Connects the networks and brings persistent attachments back: between a container's creation and its start.
+    pub(super) fn connect_sandbox(
+        &mut self,
+        container: &ContainerName,
+        request: &ConnectRequest,
+    ) -> Result<Vec<Endpoint>, ApiError> {
+        let id = self.sandbox_of.get(container.as_str()).copied().ok_or_else(|| {
+            ApiError::new(Kind::Missing, format!("there is no sandbox for container {container}"))
+                .hint("make one first: POST /v1/sandboxes")
+        })?;
+        let sandbox = &self.sandboxes[&id];
+        let target = Target {
+            engine: ContainerEngine::Rnet,
+            id: sandbox.record.container_id.clone(),
+            name: sandbox.record.container.clone(),
+            netns: sandbox.netns.clone(),
+            pid: None,
+            path: None,
+        };
+        let result = self.connect_all(&target, request);
+        self.kernel.leave();
+        result?;
+        let all = self.of_container(ContainerEngine::Rnet, &target.id);
+        Ok(all.into_iter().map(|r| self.show(r)).collect())
+    }
+
+    fn connect_all(&mut self, target: &Target, request: &ConnectRequest) -> Result<(), ApiError> {
+        let mut made = Vec::new();
+        for (index, name) in request.networks.iter().enumerate() {
+            let asked = match index {
+                0 => Asked { ips: request.ips.clone(), mac: request.mac, ifname: None },
+                _ => Asked::default(),
+            };
+            let connected = self.network_for(name).and_then(|network| self.connect_to(network, target, &asked));
+            match connected {
+                Ok(reply) => made.push(reply.endpoint.id),
+                Err(error) => {
+                    for id in made {
+                        if let Err(left) = self.detach_one(id) {
+                            tracing::warn!(error = left.chain(), "cannot take a connection back");
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.drop_unused_prewired(target);
+        let waiting = |r: &&EndpointRecord| matches!(r.phase, Phase::Pending | Phase::Failed { .. });
+        let pending: Vec<_> =
+            self.of_container(target.engine, &target.id).into_iter().filter(waiting).cloned().collect();
+        for mut record in pending {
+            record.source = Source::Sandbox;
+            // One attachment that cannot come back is shown as such; it does not keep the container from starting.
+            if let Err(error) = self.rewire(record.clone(), &target.netns) {
+                tracing::warn!(container = target.name, error = error.chain(), "cannot bring an attachment back");
+                self.park(record, Some(&error));
+            }
+        }
+        Ok(())
+    }
+
+    /// A ready interface nobody asked for must not stay in the container.
+    fn drop_unused_prewired(&mut self, target: &Target) {
+        let Some(id) = self.sandbox_of.get(&target.id) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
+        sandbox.inside = None;
+        let unused = sandbox.record.prewired.take();
+        if unused.is_some() {
+            self.discard(unused, target);
+            self.reap();
+        }
+    }
+
+    /// Gives a namespace back. `forget` drops what the container would get again at its next start.
+    pub(super) fn release_sandbox(&mut self, container: &ContainerName, forget: bool) -> Result<Empty, ApiError> {
+        let holder = owner(ContainerEngine::Rnet, container.as_str());
+        let all: Vec<EndpointRecord> =
+            self.of_container(ContainerEngine::Rnet, container.as_str()).into_iter().cloned().collect();
+        for record in all {
+            match (&record.origin, forget) {
+                (Origin::Attach(_), false) if record.persistent => {
+                    self.take_down(record.id)?;
+                    self.park(record, None);
+                }
+                (Origin::Network(network), false) => {
+                    self.take_down(record.id)?;
+                    self.reserve(*network, &holder, &record.addresses);
+                }
+                _ => {
+                    self.detach_one(record.id)?;
+                }
+            }
+        }
+        if forget {
+            self.unreserve_all(&holder);
+        }
+        if let Some(id) = self.sandbox_of.remove(container.as_str()) {
+            self.remove_links_of(container.as_str());
+            self.destroy_sandbox(id);
+        }
+        Ok(Empty {})
+    }
+
+    /// Removes the namespace's name; the kernel ends it with its last process.
+    pub(super) fn destroy_sandbox(&mut self, id: SandboxId) {
+        let Some(sandbox) = self.sandboxes.remove(&id) else { return };
+        if let Some(p) = &sandbox.record.prewired {
+            let plan = self.plugin.del(&p.host_ifname, self.tag.group);
+            match apply(&plan, &mut self.kernel) {
+                Ok(()) => self.retire(Retired {
+                    host_ifname: p.host_ifname.clone(),
+                    netns: inode(sandbox.netns.id()),
+                    ifname: p.ifname.clone(),
+                }),
+                Err(failure) => tracing::warn!(error = %failure.cause, "cannot remove a ready interface"),
+            }
+        }
+        if let Err(error) = Netns::unbind(&self.sandbox_path(id)) {
+            tracing::warn!(%error, "cannot remove a namespace");
+        }
+        self.log_remove(&sandbox_key(id));
+    }
+
+    /// Ends the ready sandboxes of one network.
+    pub(super) fn drain_pool(&mut self, network: NetworkId) {
+        let Some(state) = self.networks.get_mut(&network) else { return };
+        state.warm = false;
+        for id in std::mem::take(&mut state.ready) {
+            self.destroy_sandbox(id);
+        }
+    }
+
+    /// Ends all ready sandboxes.
+    pub(super) fn drain_pools(&mut self) {
+        let all: Vec<NetworkId> = self.networks.keys().copied().collect();
+        for network in all {
+            self.drain_pool(network);
+        }
+        self.reap();
+    }
+}
+
+fn loopback() -> IfName {
+    "lo".parse().expect("lo is an interface name")
+}

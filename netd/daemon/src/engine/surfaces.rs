@@ -1,0 +1,196 @@
+//! The kernel and the disk as the engine uses them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+
+use rnet_api::ApiError;
+use rnet_kernel::{Filter, KernelError, Links, Netns, NetnsId, Nft, ProcSys, Route, Sysctls};
+use rnet_model::Kind;
+use rnet_plan::{Place, Surfaces};
+use rnet_store::{Expect, RedbStore, Store, StoreError, Write};
+use serde::Serialize;
+
+/// The kernel surfaces. The last namespace entered stays open for the operation that follows.
+pub(super) struct Kernel {
+    pub(super) host: Route,
+    pub(super) inside: Option<(NetnsId, Route)>,
+    pub(super) filter: Nft,
+    pub(super) sysctls: ProcSys,
+}
+
+impl Kernel {
+    /// Route netlink inside a namespace.
+    pub(super) fn inside(&mut self, netns: &Netns) -> Result<&mut Route, KernelError> {
+        let id = netns.id();
+        if self.inside.as_ref().is_none_or(|(open, _)| *open != id) {
+            // The old socket is closed first: it would keep an ended container's namespace alive.
+            self.inside = None;
+            self.inside = Some((id, Route::open(netns)?));
+        }
+        Ok(&mut self.inside.as_mut().expect("just set").1)
+    }
+
+    /// Uses a socket that is open already.
+    pub(super) fn adopt(&mut self, id: NetnsId, route: Route) {
+        self.inside = Some((id, route));
+    }
+
+    /// Lets go of the namespace.
+    pub(super) fn leave(&mut self) {
+        self.inside = None;
+    }
+}
+
+impl Surfaces for Kernel {
+    fn links(&mut self, place: &Place) -> Result<&mut dyn Links, KernelError> {
+        match place {
+            Place::Host => Ok(&mut self.host),
+            Place::Inside(netns) => Ok(self.inside(netns)?),
+        }
+    }
+
+    fn filter(&mut self) -> &mut dyn Filter {
+        &mut self.filter
+    }
+
+    fn sysctls(&mut self) -> &mut dyn Sysctls {
+        &mut self.sysctls
+    }
+}
+
+enum Order {
+    Commit(Vec<Write>, Option<mpsc::Sender<Result<u64, StoreError>>>),
+    Finish,
+}
+
+/// The store behind a thread of its own, so that no attach waits for a disk.
+///
+/// What must be there before the answer (networks, bridges) is committed and waited for. What the run log carries
+/// anyway (persistent attachments, reservations) is written behind: a crash of the daemon loses nothing, a crash of the
+/// host loses at most what was answered while the disk was still writing.
+pub(super) struct Writer {
+    orders: mpsc::Sender<Order>,
+    fault: Arc<Mutex<Option<String>>>,
+    waiting: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Everything the store holds: keys and JSON values.
+pub(super) type Stored = BTreeMap<String, Vec<u8>>;
+
+impl Writer {
+    /// Opens the store, reads all of it and starts the thread.
+    pub(super) fn open(path: &Path) -> Result<(Self, Stored), ApiError> {
+        let mut redb = RedbStore::open(path).map_err(|e| super::core::store(&e))?;
+        let records = redb.list("").map_err(|e| super::core::store(&e))?;
+        let stored = records.into_iter().map(|r| (r.key, r.value)).collect();
+        let (orders, inbox) = mpsc::channel();
+        let fault = Arc::new(Mutex::new(None));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (shared, counter) = (fault.clone(), waiting.clone());
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .stack_size(512 * 1024)
+            .spawn(move || serve(&mut redb, &inbox, &shared, &counter))
+            .map_err(|e| ApiError::new(Kind::Retry, "cannot start the store thread").because(&e))?;
+        Ok((Writer { orders, fault, waiting, thread: Some(thread) }, stored))
+    }
+
+    /// Commits and waits until it is on the disk.
+    pub(super) fn commit(&self, writes: Vec<Write>) -> Result<(), ApiError> {
+        let gone = || ApiError::new(Kind::Unavailable, "the store is closed");
+        let (done, answer) = mpsc::channel();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.orders.send(Order::Commit(writes, Some(done))).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?.map(drop).map_err(|e| super::core::store(&e))
+    }
+
+    /// Commits later.
+    pub(super) fn behind(&self, writes: Vec<Write>) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _ = self.orders.send(Order::Commit(writes, None));
+    }
+
+    /// Whether everything has been written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0 && self.fault().is_none()
+    }
+
+    /// Why the last write behind failed, if it did.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.fault.lock().ok()?.clone()
+    }
+
+    /// Waits until everything is written.
+    pub(super) fn finish(&mut self) {
+        let _ = self.orders.send(Order::Finish);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A write without a condition: the engine's thread is the only writer.
+pub(super) fn put(key: String, value: &impl Serialize) -> Write {
+    let value = serde_json::to_vec(value).expect("records are JSON objects with string keys");
+    Write::Put { key, value, expect: Expect::Any }
+}
+
+/// A removal without a condition.
+pub(super) fn delete(key: String) -> Write {
+    Write::Delete { key, expect: Expect::Any }
+}
+
+fn serve(
+    store: &mut RedbStore,
+    inbox: &mpsc::Receiver<Order>,
+    fault: &Mutex<Option<String>>,
+    waiting: &AtomicUsize,
+) {
+    while let Ok(order) = inbox.recv() {
+        let Order::Commit(mut writes, mut waiter) = order else { return };
+        let mut orders = 1;
+        let mut finish = false;
+        // One transaction for everything that queued up, as long as nobody waits: a failed transaction fails exactly
+        // the one request it belongs to.
+        while waiter.is_none() && !finish {
+            match inbox.try_recv() {
+                Ok(Order::Commit(more, None)) => {
+                    writes.extend(more);
+                    orders += 1;
+                }
+                Ok(Order::Commit(more, someone)) => {
+                    report(store.commit(std::mem::replace(&mut writes, more)), None, fault);
+                    waiting.fetch_sub(orders, Ordering::Release);
+                    (waiter, orders) = (someone, 1);
+                }
+                Ok(Order::Finish) => finish = true,
+                Err(_) => break,
+            }
+        }
+        report(store.commit(writes), waiter, fault);
+        waiting.fetch_sub(orders, Ordering::Release);
+        if finish {
+            return;
+        }
+    }
+}
+
+fn report(
+    result: Result<u64, StoreError>,
+    waiter: Option<mpsc::Sender<Result<u64, StoreError>>>,
+    fault: &Mutex<Option<String>>,
+) {
+    if let Ok(mut fault) = fault.lock() {
+        *fault = result.as_ref().err().map(ToString::to_string);
+    }
+    if let Err(error) = &result {
+        tracing::error!(%error, "cannot write the store");
+    }
+    if let Some(waiter) = waiter {
+        let _ = waiter.send(result);
+    }
+}

@@ -1,0 +1,274 @@
+//! Wiring: a record made true in the kernel, written ahead, taken back whole when it fails.
+
+use rnet_api::ApiError;
+use rnet_kernel::{Event as KernelEvent, LinkKind, LinkState, Links, Netns};
+use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind};
+use rnet_plan::{Action, Place, Plan, Step, apply, fail};
+use rnet_plugin_protocol::{Loopback, PluginError, Wanted};
+
+use super::core::{Retired, endpoint_key, inode, kernel};
+use super::handle::Announcement;
+use super::state::{EndpointRecord, Origin, Phase, Source};
+use super::surfaces::{delete, put};
+use super::{Engine, view};
+
+/// The inside of a namespace before anything is done.
+#[derive(Debug)]
+pub(super) struct Inside {
+    names: Vec<IfName>,
+    loopback: Loopback,
+    /// Family (IPv4?) and metric of each default route.
+    defaults: Vec<(bool, u32)>,
+}
+
+impl Inside {
+    /// A namespace with nothing but `lo`, which is up.
+    pub(super) fn fresh() -> Self {
+        Inside { names: Vec::new(), loopback: Loopback::Up, defaults: Vec::new() }
+    }
+
+    /// Whether the name is taken.
+    pub(super) fn has(&self, name: &IfName) -> bool {
+        self.names.contains(name)
+    }
+
+    /// The first free `ethN`.
+    pub(super) fn free_name(&self) -> IfName {
+        (0u32..)
+            .map(|n| format!("eth{n}").parse().expect("eth and a number is an interface name"))
+            .find(|name| !self.has(name))
+            .expect("a namespace has fewer interfaces than there are numbers")
+    }
+
+    /// Whether a default route through one of the gateways would collide.
+    pub(super) fn has_default(&self, gateways: &[std::net::IpAddr], metric: u32) -> bool {
+        gateways.iter().any(|g| self.defaults.contains(&(g.is_ipv4(), metric)))
+    }
+
+    /// The metric that comes after every default route there is; `None` if there is none.
+    pub(super) fn next_metric(&self, gateways: &[std::net::IpAddr]) -> Option<u32> {
+        let same_family = |(v4, _): &&(bool, u32)| gateways.iter().any(|g| g.is_ipv4() == *v4);
+        self.defaults.iter().filter(same_family).map(|(_, metric)| metric.saturating_add(1)).max()
+    }
+}
+
+/// Key of a persistent attachment in the store.
+fn attachment_key(id: EndpointId) -> String {
+    format!("attachments/{id}")
+}
+
+fn plugin_error(error: &PluginError) -> ApiError {
+    let api = ApiError::new(error.kind, error.text.clone());
+    match &error.hint {
+        Some(hint) => api.hint(hint.clone()),
+        None => api,
+    }
+}
+
+impl Engine {
+    /// Reads a container's namespace.
+    pub(super) fn look_inside(&mut self, netns: &Netns, container: &str) -> Result<Inside, ApiError> {
+        if netns.id() == self.host.id() {
+            return Err(ApiError::new(Kind::Invalid, format!("{container} shares the host's network"))
+                .hint("only a container with a network namespace of its own can be attached"));
+        }
+        let fail = |e| kernel(format!("cannot look into the network namespace of {container}"), &e);
+        let links = self.kernel.inside(netns).map_err(fail)?;
+        let (found, routes) = (links.links().map_err(fail)?, links.routes().map_err(fail)?);
+        let up = found.iter().any(|l| l.kind == LinkKind::Loopback && l.up);
+        let default = routes.iter().filter(|r| r.destination.prefix() == 0);
+        Ok(Inside {
+            loopback: if up { Loopback::Up } else { Loopback::Down },
+            defaults: default.map(|r| (r.destination.is_ipv4(), r.metric.unwrap_or(0))).collect(),
+            names: found.into_iter().map(|l| l.name).collect(),
+        })
+    }
+
+    /// The plugin's view of a record.
+    pub(super) fn wanted(&self, record: &EndpointRecord, netns: &Netns) -> Wanted {
+        Wanted {
+            id: record.id,
+            alias: self.tag.alias(&record.id.to_string()),
+            master: record.master.clone(),
+            master_alias: self.tag.alias("bridge"),
+            host_ifname: record.host_ifname.clone(),
+            netns: netns.clone(),
+            ifname: record.ifname.clone(),
+            mac: record.mac,
+            mtu: record.mtu,
+            addresses: record.addresses.clone(),
+            gateways: record.gateways.clone(),
+            routes: record.routes.clone(),
+            metric: record.metric,
+        }
+    }
+
+    /// The plugin's plan for a record; without a master the plan makes it.
+    pub(super) fn plan_of(
+        &self,
+        record: &EndpointRecord,
+        netns: &Netns,
+        inside: &Inside,
+        master: Option<&LinkState>,
+    ) -> Result<Plan, ApiError> {
+        let wanted = self.wanted(record, netns);
+        self.plugin.add(&wanted, master, inside.loopback).map_err(|e| plugin_error(&e))
+    }
+
+    /// Applies the plan of a record: afterwards the endpoint is live, or there is nothing of it.
+    pub(super) fn wire(
+        &mut self,
+        mut record: EndpointRecord,
+        plan: &Plan,
+        netns: &Netns,
+    ) -> Result<EndpointRecord, ApiError> {
+        let key = endpoint_key(record.id);
+        record.phase = Phase::Wiring;
+        fail::point("attach.log");
+        self.log_put(&key, &record)?;
+        fail::point("attach.log.done");
+        self.reap_if_in_the_way(&record.host_ifname, record.netns, Some(&record.ifname));
+        if let Err(failure) = apply(plan, &mut self.kernel) {
+            self.log_remove(&key);
+            let what = format!("cannot attach {} to {}", record.container, record.master);
+            let mut error = kernel(what, &failure.cause);
+            error.causes.extend(failure.left.iter().map(|l| format!("and could not be taken back: {l}")));
+            return Err(error);
+        }
+        record.phase = Phase::Live;
+        self.settle(record, plan, netns)
+    }
+
+    /// What follows the kernel's part: write down, index, tell.
+    pub(super) fn settle(
+        &mut self,
+        record: EndpointRecord,
+        plan: &Plan,
+        netns: &Netns,
+    ) -> Result<EndpointRecord, ApiError> {
+        fail::point("attach.commit");
+        if let Err(error) = self.log_put(&endpoint_key(record.id), &record) {
+            // Without its record the endpoint would be removed by the next start: better now, and said.
+            let left = rnet_plan::undo(&plan.steps, &mut self.kernel);
+            tracing::warn!(?left, "an attach was taken back because the run log cannot be written");
+            return Err(error);
+        }
+        fail::point("attach.commit.done");
+        if plan.steps.iter().any(|s| s.point == "attach.bridge") {
+            self.adopt_bridge(&record.master, record.mtu);
+        }
+        if record.persistent && matches!(record.origin, Origin::Attach(_)) && record.engine != ContainerEngine::Pid {
+            self.writer.behind(vec![put(attachment_key(record.id), &record)]);
+        }
+        self.announce(&record, netns);
+        let mut event = view::event("attach", record.container.clone());
+        let addresses: Vec<_> = record.addresses.iter().map(ToString::to_string).collect();
+        event.attributes = [
+            ("ifname".to_owned(), record.ifname.to_string()),
+            ("bridge".to_owned(), record.master.to_string()),
+            ("addresses".to_owned(), addresses.join(",")),
+            ("id".to_owned(), record.id.to_string()),
+        ]
+        .into();
+        self.remember(record.clone());
+        self.emit(event);
+        Ok(record)
+    }
+
+    /// Tells the neighbours, and waits for nobody.
+    pub(super) fn announce(&self, record: &EndpointRecord, netns: &Netns) {
+        if record.addresses.is_empty() {
+            return;
+        }
+        let _ = self.announcer.send(Announcement {
+            netns: netns.clone(),
+            ifname: record.ifname.clone(),
+            mac: record.mac,
+            addresses: record.addresses.iter().map(rnet_model::IfAddr::ip).collect(),
+        });
+    }
+
+    /// Makes a known endpoint again, as it was, in a namespace that may be another one.
+    pub(super) fn rewire(&mut self, mut record: EndpointRecord, netns: &Netns) -> Result<(), ApiError> {
+        let inside = self.look_inside(netns, &record.container)?;
+        let waiting = |r: &Retired| r.netns == inode(netns.id()) && r.ifname == record.ifname;
+        if inside.has(&record.ifname) && !self.retired.iter().any(waiting) {
+            let text = format!("{} already has an interface {}", record.container, record.ifname);
+            return Err(ApiError::new(Kind::Conflict, text));
+        }
+        let fail = |e| kernel("cannot look for the bridge", &e);
+        let master = self.kernel.host.link(&record.master).map_err(fail)?;
+        record.netns = inode(netns.id());
+        record.generation += 1;
+        let plan = self.plan_of(&record, netns, &inside, master.as_ref())?;
+        self.forget(record.id);
+        let kept = record.clone();
+        match self.wire(record, &plan, netns) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.park(kept, Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps an endpoint that is wanted but not there.
+    pub(super) fn park(&mut self, mut record: EndpointRecord, error: Option<&ApiError>) {
+        record.phase = match error {
+            None => Phase::Pending,
+            Some(error) => Phase::Failed { since: super::clock::wall(), text: error.chain() },
+        };
+        record.generation += 1;
+        if let Err(error) = self.log_put(&endpoint_key(record.id), &record) {
+            tracing::warn!(error = error.chain(), "cannot write the run log");
+        }
+        self.remember(record);
+    }
+
+    /// Cuts an endpoint off, at once; its device goes with the next group delete. Its record is gone afterwards, its
+    /// addresses are still held.
+    pub(super) fn take_down(&mut self, id: EndpointId) -> Result<(), ApiError> {
+        let Some(mut record) = self.endpoints.get(&id).cloned() else { return Ok(()) };
+        let key = endpoint_key(id);
+        if matches!(record.phase, Phase::Live | Phase::Draining) {
+            record.phase = Phase::Draining;
+            fail::point("detach.log");
+            self.log_put(&key, &record)?;
+            fail::point("detach.log.done");
+            let plan = self.plugin.del(&record.host_ifname, self.tag.group);
+            apply(&plan, &mut self.kernel)
+                .map_err(|f| kernel(format!("cannot detach {} of {}", record.ifname, record.container), &f.cause))?;
+            self.retire(Retired {
+                host_ifname: record.host_ifname.clone(),
+                netns: record.netns,
+                ifname: record.ifname.clone(),
+            });
+        }
+        fail::point("detach.commit");
+        self.log_remove(&key);
+        fail::point("detach.commit.done");
+        self.forget(id);
+        Ok(())
+    }
+
+    /// Forgets that an endpoint is to come back. A tombstone in the run log stands until the store has followed.
+    pub(super) fn unpersist(&mut self, id: EndpointId) -> Result<(), ApiError> {
+        self.log_put(&format!("gone/{id}"), &true)?;
+        self.writer.behind(vec![delete(attachment_key(id))]);
+        self.tombstones.push(id.to_string());
+        Ok(())
+    }
+
+    /// The namespace an endpoint lives in, if it still is the same one.
+    pub(super) fn reopen(&self, record: &EndpointRecord) -> Option<Netns> {
+        let opened = match &record.source {
+            Source::Sandbox => {
+                let id = self.sandbox_of.get(&record.container_id)?;
+                Ok(self.sandboxes.get(id)?.netns.clone())
+            }
+            Source::Path(path) => Netns::open(path),
+            Source::Pid(pid) => Netns::of_process(*pid),
+        };
+        opened.ok().filter(|ns| inode(ns.id()) == record.netns)
+    }
+}

@@ -1,0 +1,89 @@
+//! Applies a plan: all of it, or nothing.
+
+use rnet_kernel::{Filter, KernelError, Links, Sysctls};
+
+use crate::{Action, Place, Plan, Step, fail};
+
+/// The kernel surfaces a plan is applied to.
+pub trait Surfaces {
+    /// Route netlink of a place.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    fn links(&mut self, place: &Place) -> Result<&mut dyn Links, KernelError>;
+    /// The packet filter.
+    fn filter(&mut self) -> &mut dyn Filter;
+    /// Sysctls of the daemon's namespace.
+    fn sysctls(&mut self) -> &mut dyn Sysctls;
+}
+
+/// Why a plan was not applied. What had been done was taken back.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .cause)]
+pub struct Failure {
+    /// Index of the step.
+    pub step: usize,
+    /// What the kernel said.
+    pub cause: KernelError,
+    /// What could not be taken back, a line each; empty in every ordinary case.
+    pub left: Vec<String>,
+}
+
+/// Applies all steps in order. When one fails, its undo and those of the steps before it run in reverse order.
+///
+/// # Errors
+/// The first failure.
+pub fn apply(plan: &Plan, surfaces: &mut dyn Surfaces) -> Result<(), Failure> {
+    for (index, step) in plan.steps.iter().enumerate() {
+        fail::point(step.point);
+        match run(&step.action, surfaces) {
+            Ok(()) => fail::done(step.point),
+            Err((cause, effect)) => {
+                let begun = match effect {
+                    Effect::None => &plan.steps[..index],
+                    Effect::Partial => &plan.steps[..=index],
+                };
+                let left = undo(begun, surfaces);
+                return Err(Failure { step: index, cause, left });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes back applied steps, last first. Returns what could not be taken back.
+pub fn undo(steps: &[Step], surfaces: &mut dyn Surfaces) -> Vec<String> {
+    let mut left = Vec::new();
+    for step in steps.iter().rev() {
+        for action in &step.undo {
+            if let Err((error, _)) = run(action, surfaces) {
+                tracing::warn!(step = step.point, %error, "cannot take back");
+                left.push(error.to_string());
+            }
+        }
+    }
+    left
+}
+
+/// What a failed action changed nevertheless. Undoing what never happened could hit somebody else's object: a veth that
+/// was refused because the name is taken must not be deleted by that name.
+enum Effect {
+    None,
+    Partial,
+}
+
+fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError, Effect)> {
+    let whole = |e| (e, Effect::None);
+    match action {
+        Action::Links(place, ops) => {
+            let faults = surfaces.links(place).map_err(whole)?.batch(ops).map_err(|e| (e, Effect::Partial))?;
+            let effect = if faults.len() == ops.len() { Effect::None } else { Effect::Partial };
+            match faults.into_iter().next() {
+                Some(fault) => Err((fault.error, effect)),
+                None => Ok(()),
+            }
+        }
+        Action::Filter { add, remove } => surfaces.filter().change(add, remove).map_err(whole),
+        Action::Sysctl { key, value } => surfaces.sysctls().set(key, value).map_err(whole),
+    }
+}

@@ -1,0 +1,91 @@
+//! Steps and plans as values.
+
+use std::fmt;
+
+use rnet_kernel::{FilterChange, LinkOp, Netns};
+
+/// Whose route netlink a batch is sent to.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// The daemon's own namespace.
+    Host,
+    /// A container's namespace.
+    Inside(Netns),
+}
+
+/// One request to the kernel.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// A batch of link changes, one datagram.
+    Links(Place, Vec<LinkOp>),
+    /// One nf_tables transaction.
+    Filter {
+        /// Elements to add.
+        add: Vec<FilterChange>,
+        /// Elements to remove.
+        remove: Vec<FilterChange>,
+    },
+    /// Writes a value below /proc/sys of the daemon's namespace.
+    Sysctl {
+        /// `net/ipv4/ip_forward`.
+        key: String,
+        /// Value.
+        value: String,
+    },
+}
+
+/// An action, the fail point it passes, and what takes it back.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Fail point; the executor passes `point` before the action and `point.done` after it.
+    pub point: &'static str,
+    /// What to do.
+    pub action: Action,
+    /// What takes it back, in order. Also sent when the action itself failed half way: undo verbs are idempotent.
+    pub undo: Vec<Action>,
+}
+
+/// Steps in order.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Adds a step that needs no undo of its own.
+    pub fn step(&mut self, point: &'static str, action: Action) {
+        self.steps.push(Step { point, action, undo: Vec::new() });
+    }
+
+    /// Adds a step with its undo.
+    pub fn undoable(&mut self, point: &'static str, action: Action, undo: Vec<Action>) {
+        self.steps.push(Step { point, action, undo });
+    }
+
+    /// One line per kernel operation, in the words of ip(8) and nft(8).
+    pub fn lines(&self) -> Vec<String> {
+        self.steps.iter().flat_map(|s| s.action.lines()).collect()
+    }
+}
+
+impl Action {
+    /// One line per kernel operation.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Action::Links(Place::Host, ops) => ops.iter().map(|op| format!("ip {op}")).collect(),
+            Action::Links(Place::Inside(ns), ops) => ops.iter().map(|op| format!("[{ns}] ip {op}")).collect(),
+            Action::Filter { add, remove } => {
+                let add = add.iter().map(|e| format!("nft add element inet rnet {e}"));
+                add.chain(remove.iter().map(|e| format!("nft delete element inet rnet {e}"))).collect()
+            }
+            Action::Sysctl { key, value } => vec![format!("sysctl {}={value}", key.replace('/', "."))],
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
