@@ -1,1 +1,5 @@
-fn main() {}
+//! The `rnet` binary.
+
+fn main() -> std::process::ExitCode {
+    rnet_cli::run()
+}

@@ -1,0 +1,335 @@
+//! `rnet attach`, `detach`, `attachments`, `wait`.
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use rnet_api::{
+    ApiError, AttachReply, AttachRequest, Client, DetachRequest, DetachWhich, Endpoint, Outcome, WaitRequest,
+};
+use rnet_model::{
+    AddressSpec, AttachOptions, AttachSpec, ContainerRef, HostIf, IfName, Kind, MacAddr, RouteSpec, VlanId, VlanSet,
+};
+
+use crate::{Context, output};
+
+const ATTACH_HELP: &str = "\
+Examples:
+  rnet attach br0 web 192.168.115.10/24                    an address, no gateway
+  rnet attach br0 web 192.168.115.10/24@192.168.115.1      and a default route
+  rnet attach br0 web 192.168.115.10/24@gw                 the gateway is found
+  rnet attach br0 web 10.0.0.5/24,fd00::5/64@fd00::1       IPv4 and IPv6
+  rnet attach br0 docker:web none                          a link without an address
+  rnet attach br0 pid:4711 192.168.115.10/24 U:web.lan     a MAC address that stays the same
+  rnet attach br0 netns:blue 10.0.0.9/24 --dry-run         show the steps, change nothing
+
+The same attach again changes nothing and succeeds. A failed attach leaves nothing behind.";
+
+/// Attach a container to a host interface
+///
+/// Makes a veth pair between the bridge HOSTIF and the container, and gives the container's end the address, MAC, MTU
+/// and routes asked for. A bridge that does not exist is made when its name begins with br. The attachment comes back
+/// after a restart of the container, of netd and of the host, until it is detached.
+#[derive(Debug, Args)]
+#[command(after_help = ATTACH_HELP)]
+pub(crate) struct AttachArgs {
+    /// Host side: interface name, or mac:xx:xx:xx:xx:xx:xx
+    #[arg(value_name = "HOSTIF")]
+    hostif: HostIf,
+
+    /// Container: [docker:|podman:|containerd:|lxc:|netns:|pid:|rnet:]NAME-or-ID
+    #[arg(value_name = "CTR")]
+    container: ContainerRef,
+
+    /// IP/PREFIX[@GATEWAY][,IP/PREFIX[@GATEWAY]]..., auto[@GATEWAY], or none
+    #[arg(
+        value_name = "ADDRESS",
+        long_help = "IP/PREFIX[@GATEWAY][,IP/PREFIX[@GATEWAY]]... of IPv4 and IPv6; @gw finds the gateway: the host's \
+                     default gateway if it is in the subnet, else the bridge's own address in it. auto[@GATEWAY] takes \
+                     the next free address of the network the bridge belongs to. none (or 0/0) makes the link only."
+    )]
+    address: AddressSpec,
+
+    /// [MAC|U:text][@VLAN]: MAC address inside, U:text makes a stable one from the text
+    #[arg(value_name = "MAC")]
+    mac_word: Option<String>,
+
+    #[command(flatten)]
+    options: AttachFlags,
+
+    /// While the container or the host interface is missing, try again for so many seconds [default: 0]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    wait: Option<Duration>,
+
+    /// Show the steps in the words of ip(8) and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+struct AttachFlags {
+    /// Name of the interface inside [default: the first free ethN]
+    #[arg(short, long, value_name = "NAME")]
+    ifname: Option<IfName>,
+
+    /// Name of the host's end [default: made from the id of the attachment]
+    #[arg(short = 'l', long, value_name = "NAME")]
+    host_ifname: Option<IfName>,
+
+    /// MAC address inside, or U:text for a stable one made from the text [default: random, locally administered]
+    #[arg(long, value_name = "MAC")]
+    mac: Option<MacAddr>,
+
+    /// Access VLAN of the bridge port, 1 to 4094 [default: untagged]
+    #[arg(long, value_name = "VID")]
+    vlan: Option<VlanId>,
+
+    /// Tagged VLANs of the bridge port: VID[,VID-VID]... [default: none]
+    #[arg(long, value_name = "VIDS", conflicts_with = "vlan")]
+    trunk: Option<VlanSet>,
+
+    /// MTU in bytes [default: the host side's]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32>,
+
+    /// Additional route inside: DST[@VIA], DST is a prefix or "default"; repeatable
+    #[arg(long = "route", value_name = "DST[@VIA]")]
+    routes: Vec<RouteSpec>,
+
+    /// Metric of its routes, lower wins [default: 0, or one more than the largest default route there is]
+    #[arg(long, value_name = "N")]
+    metric: Option<u32>,
+
+    /// Do not make the gateway the default route
+    #[arg(long)]
+    no_default_route: bool,
+
+    /// Forget the attachment when the container or netd ends [default: it comes back]
+    #[arg(long)]
+    no_persist: bool,
+
+    /// Do not ask the LAN whether the address is in use [default: ask, at most 300 ms]
+    #[arg(long)]
+    no_probe: bool,
+
+    /// Replace an attachment of the same interface that differs [default: refuse]
+    #[arg(long)]
+    replace: bool,
+}
+
+impl AttachArgs {
+    fn request(self) -> Result<AttachRequest, ApiError> {
+        let f = self.options;
+        let mut options = AttachOptions {
+            ifname: f.ifname,
+            host_ifname: f.host_ifname,
+            mac: f.mac,
+            vlan: f.vlan,
+            trunk: f.trunk,
+            mtu: f.mtu,
+            routes: f.routes,
+            metric: f.metric,
+            no_default_route: f.no_default_route,
+            no_persist: f.no_persist,
+            no_probe: f.no_probe,
+            replace: f.replace,
+        };
+        if let Some(word) = &self.mac_word {
+            options.apply_mac_word(word)?;
+        }
+        let spec = AttachSpec { hostif: self.hostif, container: self.container, address: self.address, options };
+        spec.validate()?;
+        Ok(AttachRequest { spec, dry_run: self.dry_run, identity: None })
+    }
+}
+
+/// Seconds with a fraction, as a duration of at most a day.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|s| (0.0..=86_400.0).contains(s))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "not a number of seconds from 0 to 86400".to_owned())
+}
+
+pub(crate) fn attach(args: AttachArgs, ctx: &Context) -> Result<u8, ApiError> {
+    let patience = args.wait.unwrap_or_default();
+    let request = args.request()?;
+    let reply = attach_patiently(&ctx.client(), &request, patience)?;
+    if ctx.json {
+        output::json(&reply)?;
+    } else {
+        output::text(&render_reply(&reply))?;
+    }
+    Ok(0)
+}
+
+/// Repeats a request that may succeed later. An attach is idempotent, so that the repetition is safe even when the
+/// answer of an earlier one was lost.
+fn attach_patiently(client: &Client, request: &AttachRequest, patience: Duration) -> Result<AttachReply, ApiError> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + patience;
+    loop {
+        match client.attach(request) {
+            Err(e)
+                if matches!(e.kind, Kind::Missing | Kind::Retry | Kind::Unavailable)
+                    && Instant::now() + PAUSE < deadline =>
+            {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "bounded by the deadline; engines announce no start here"
+                )]
+                std::thread::sleep(PAUSE);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// The endpoint in a line with what was done, or the plan.
+pub(crate) fn render_reply(reply: &AttachReply) -> String {
+    let outcome = match reply.outcome {
+        Outcome::Created => "attached",
+        Outcome::Unchanged => "unchanged",
+        Outcome::Replaced => "replaced",
+        Outcome::Planned => "planned, nothing was changed",
+    };
+    let mut out = format!("{} ({outcome})\n", output::endpoint_line(&reply.endpoint));
+    for step in &reply.plan {
+        out.push_str(&format!("  {step}\n"));
+    }
+    out
+}
+
+/// Detach interfaces of a container
+///
+/// Removes the interface and forgets the attachment. Works also when the container is gone already.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rnet detach web             the only attachment of web
+  rnet detach web eth1        one of several
+  rnet detach docker:web --all")]
+pub(crate) struct DetachArgs {
+    /// Container, as for attach, or the name or id it was attached under
+    #[arg(value_name = "CTR")]
+    container: ContainerRef,
+
+    /// Name of the interface inside [default: the only one attached]
+    #[arg(value_name = "IFNAME", conflicts_with = "all")]
+    ifname: Option<IfName>,
+
+    /// Detach all interfaces
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) fn detach(args: DetachArgs, ctx: &Context) -> Result<u8, ApiError> {
+    let which = match (args.ifname, args.all) {
+        (Some(name), _) => DetachWhich::Ifname(name),
+        (None, true) => DetachWhich::All,
+        (None, false) => DetachWhich::Only,
+    };
+    let gone = ctx.client().detach(&DetachRequest { container: args.container, which })?;
+    print_detached(&gone, ctx)?;
+    Ok(0)
+}
+
+/// The endpoints that were removed.
+pub(crate) fn print_detached(gone: &[Endpoint], ctx: &Context) -> Result<(), ApiError> {
+    if ctx.json {
+        return output::json(gone);
+    }
+    gone.iter().try_for_each(|e| output::line(&format!("{} {}: detached", e.container, e.ifname)))
+}
+
+/// List attachments, or show one
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct AttachmentsArgs {
+    #[command(subcommand)]
+    command: Option<AttachmentsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum AttachmentsCommand {
+    /// List all interfaces of all containers (the default)
+    Ls,
+    /// Show one as JSON
+    Inspect {
+        /// Id, or a unique prefix of it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+pub(crate) fn attachments(args: AttachmentsArgs, ctx: &Context) -> Result<u8, ApiError> {
+    match args.command {
+        Some(AttachmentsCommand::Inspect { id }) => output::json(&ctx.client().attachment(&id)?)?,
+        Some(AttachmentsCommand::Ls) | None => {
+            let all = ctx.client().attachments()?;
+            if ctx.json {
+                output::json(&all)?;
+            } else {
+                output::table(&ATTACHMENT_COLUMNS, &all.iter().map(attachment_row).collect::<Vec<_>>())?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+const ATTACHMENT_COLUMNS: [&str; 8] = ["CONTAINER", "IFNAME", "ON", "ADDRESS", "GATEWAY", "MAC", "STATUS", "ID"];
+
+fn attachment_row(e: &Endpoint) -> Vec<String> {
+    let on = match (&e.network, &e.bridge) {
+        (Some(network), _) => network.to_string(),
+        (None, Some(bridge)) => bridge.to_string(),
+        (None, None) => String::new(),
+    };
+    vec![
+        format!("{}:{}", e.engine, e.container),
+        e.ifname.to_string(),
+        on,
+        output::list(&e.addresses),
+        output::list(&e.gateways),
+        e.mac.to_string(),
+        output::status(&e.status),
+        e.id.to_string(),
+    ]
+}
+
+/// Wait until an interface of a container is ready, or until a container ends
+///
+/// With -i or --timeout, or for a container of another engine, waits until the interface is there with its addresses.
+/// Without them, for one of rnet's own containers, waits until it ends and prints its exit code.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rnet wait web -i eth1 --timeout 5     until eth1 of web is ready
+  rnet wait job                         until rnet's own container job ends; prints its exit code")]
+pub(crate) struct WaitArgs {
+    /// Container, as for attach
+    #[arg(value_name = "CTR")]
+    container: ContainerRef,
+
+    /// Name of the interface inside [default: any]
+    #[arg(short, long, value_name = "IF")]
+    ifname: Option<IfName>,
+
+    /// Longest wait for an interface in seconds, at most 3600 [default: 30]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    timeout: Option<Duration>,
+}
+
+const WAIT: Duration = Duration::from_secs(30);
+
+pub(crate) fn wait(args: WaitArgs, ctx: &Context) -> Result<u8, ApiError> {
+    let timeout = args.timeout.unwrap_or(WAIT);
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let endpoint = ctx.client().wait(&WaitRequest { container: args.container, ifname: args.ifname, timeout_ms })?;
+    if ctx.json {
+        output::json(&endpoint)?;
+    } else {
+        output::line(&output::endpoint_line(&endpoint))?;
+    }
+    Ok(0)
+}
