@@ -6,6 +6,8 @@
 mod apply;
 pub mod fail;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub use apply::{Failure, Surfaces, apply, undo};
 pub use step::{Action, Place, Plan, Step};
