@@ -1,1 +1,1 @@
-//! (in work)
+//! In-memory siblings of the real surfaces.

@@ -16,12 +16,14 @@ mod netns;
 mod probe;
 mod route;
 mod sysctl;
+#[cfg(test)]
+mod testing;
 
 pub use error::KernelError;
 pub use events::{Event, Monitor};
 pub use filter::{Filter, FilterChange, FilterSet, FilterState, Nft};
 pub use links::{Address, Fault, LinkKind, LinkOp, LinkState, Links, NewBridge, NewVeth, Route as RouteEntry, RouteTable};
 pub use netns::{Netns, NetnsId};
-pub use probe::{Announcement, Probe, ProbeTiming, announce, probe};
+pub use probe::{Probe, ProbeTiming, announce, probe};
 pub use route::Route;
 pub use sysctl::{ProcSys, Sysctls};

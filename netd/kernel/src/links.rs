@@ -18,8 +18,8 @@ pub trait Links: Send {
     fn addresses(&mut self) -> Result<Vec<Address>, KernelError>;
     /// All unicast routes of the main table.
     fn routes(&mut self) -> Result<Vec<Route>, KernelError>;
-    /// Sends all operations in one datagram, in order. The kernel goes on after a failed one: every failure comes back
-    /// with its index. An empty list means that all took effect. Outcomes that already were as asked (`EEXIST` of an
+    /// Sends all operations in one datagram, in order (a device that is made takes a second one, see [`NewVeth`], before
+    /// what follows it). The kernel goes on after a failed one: every failure comes back with its index. An empty list means that all took effect. Outcomes that already were as asked (`EEXIST` of an
     /// equal address or route, `ENODEV`/`ESRCH`/`EADDRNOTAVAIL` of a removal) are no faults.
     fn batch(&mut self, ops: &[LinkOp]) -> Result<Vec<Fault>, KernelError>;
 }
@@ -142,13 +142,15 @@ pub struct NewBridge {
     pub vlan_filtering: bool,
 }
 
-/// A veth pair to make: host end up and enslaved, the other end born in `netns` with its final name and address. One
-/// message; IPv6 address generation is off on both ends.
+/// A veth pair to make: host end up and enslaved, the other end born in `netns` with its final name and address: one
+/// message. Alias and address generation cannot be in it (the kernel ignores the one and refuses the other there), so
+/// they follow, once it is known that the pair was made. IPv6 address generation is off on the host end, and on the
+/// other one if it is in the same namespace; elsewhere [`LinkOp::Quiet`] does it before [`LinkOp::Up`].
 #[derive(Debug, Clone)]
 pub struct NewVeth {
     /// Host end.
     pub name: IfName,
-    /// Marks it as ours; set in the same message.
+    /// Marks it as ours.
     pub alias: String,
     /// Bridge of the host end.
     pub master: Option<IfName>,
@@ -185,6 +187,9 @@ pub enum LinkOp {
     Mac(IfName, MacAddr),
     /// `ip link set DEV alias TEXT`; empty removes it.
     Alias(IfName, String),
+    /// `ip link set DEV addrgenmode none`: the kernel makes no IPv6 link-local address for it, and asks for no router.
+    /// Has to come before the device has carrier. No IPv6 there is success.
+    Quiet(IfName),
     /// Cuts a port off and marks it for a group delete: down, no master, group N, in one message.
     Retire(IfName, u32),
     /// `ip link del DEV`. No such device is success.
@@ -254,6 +259,7 @@ impl fmt::Display for LinkOp {
             LinkOp::Mtu(d, n) => write!(f, "link set {d} mtu {n}"),
             LinkOp::Mac(d, m) => write!(f, "link set {d} address {m}"),
             LinkOp::Alias(d, a) => write!(f, "link set {d} alias {a:?}"),
+            LinkOp::Quiet(d) => write!(f, "link set {d} addrgenmode none"),
             LinkOp::Retire(d, g) => write!(f, "link set {d} down nomaster group {g}"),
             LinkOp::Delete(d) => write!(f, "link del {d}"),
             LinkOp::DeleteGroup(g) => write!(f, "link del group {g}"),

@@ -1,0 +1,250 @@
+//! What the kernel reports, as values. Pure.
+//!
+//! Only the attributes rnet decides by are read. A full decoder would refuse a whole dump for one attribute of a
+//! newer kernel that nobody asked about.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{NlaBuffer, NlasIterator};
+use rnet_model::{IfName, MacAddr, Subnet};
+
+use super::encode::METRIC6;
+use crate::links::{Address, LinkKind, LinkState, Route};
+
+/// `struct ifinfomsg` of linux/rtnetlink.h.
+const IFINFOMSG: usize = 16;
+/// `struct ifaddrmsg` of linux/if_addr.h.
+const IFADDRMSG: usize = 8;
+/// `struct rtmsg` of linux/rtnetlink.h.
+const RTMSG: usize = 12;
+/// `struct rtnexthop` of linux/rtnetlink.h.
+const RTNEXTHOP: usize = 8;
+
+// linux/if_link.h
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+// linux/if_addr.h
+const IFA_PROTO: u16 = 11;
+const IFAPROT_KERNEL_LL: u8 = 3;
+/// For IPv6 the bit of IFA_F_SECONDARY says: made by the kernel for privacy.
+const IFA_F_TEMPORARY: u32 = 1;
+// linux/rtnetlink.h
+const RT_SCOPE_LINK: u8 = 253;
+const RTM_F_CLONED: u32 = 0x200;
+const RTNH_F_ONLINK: u32 = 4;
+
+type Nla<'a> = NlaBuffer<&'a [u8]>;
+
+/// Attributes that are cut short end the list: the kernel never sends any.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).map_while(Result::ok).map(|nla: Nla<'_>| {
+        let value = &nla.into_inner()[4..];
+        (nla.kind(), &value[..nla.value_length()])
+    })
+}
+
+fn u32_of(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
+        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
+        _ => None,
+    }
+}
+
+/// The body of an RTM_NEWLINK or RTM_DELLINK. `None` for another family than AF_UNSPEC (a bridge reports its ports as
+/// AF_BRIDGE on the same group) and for a device whose name rnet could not write: it is not ours to look at.
+pub(crate) fn link(body: &[u8]) -> Option<LinkState> {
+    const LOOPBACK: u32 = libc::IFF_LOOPBACK.cast_unsigned();
+    const UP: u32 = libc::IFF_UP.cast_unsigned();
+    const LOWER_UP: u32 = libc::IFF_LOWER_UP.cast_unsigned();
+    let header = body.get(..IFINFOMSG)?;
+    if i32::from(header[0]) != libc::AF_UNSPEC {
+        return None;
+    }
+    let flags = u32_of(&header[8..])?;
+    let index = u32_of(&header[4..])?;
+    let mut name = None;
+    let mut info: &[u8] = &[];
+    let mut peer = None;
+    let mut state = LinkState {
+        index,
+        name: "lo".parse().expect("lo is a name"),
+        kind: LinkKind::Physical,
+        up: flags & UP != 0,
+        carrier: flags & LOWER_UP != 0,
+        mtu: 0,
+        mac: None,
+        master: None,
+        alias: None,
+        group: 0,
+    };
+    for (kind, value) in attributes(&body[IFINFOMSG..]) {
+        match kind {
+            libc::IFLA_IFNAME => name = text_of(value).parse::<IfName>().ok(),
+            libc::IFLA_MTU => state.mtu = u32_of(value)?,
+            libc::IFLA_LINK => peer = u32_of(value),
+            libc::IFLA_MASTER => state.master = u32_of(value),
+            libc::IFLA_GROUP => state.group = u32_of(value)?,
+            libc::IFLA_IFALIAS => state.alias = Some(text_of(value)).filter(|a| !a.is_empty()),
+            libc::IFLA_LINKINFO => info = value,
+            libc::IFLA_ADDRESS => state.mac = <[u8; 6]>::try_from(value).ok().and_then(MacAddr::new),
+            _ => {}
+        }
+    }
+    state.name = name?;
+    state.kind = if flags & LOOPBACK != 0 { LinkKind::Loopback } else { link_kind(info, peer) };
+    Some(state)
+}
+
+fn link_kind(info: &[u8], peer: Option<u32>) -> LinkKind {
+    let mut kind = None;
+    let mut data: &[u8] = &[];
+    for (attribute, value) in attributes(info) {
+        match attribute {
+            libc::IFLA_INFO_KIND => kind = Some(text_of(value)),
+            libc::IFLA_INFO_DATA => data = value,
+            _ => {}
+        }
+    }
+    match kind.as_deref() {
+        None => LinkKind::Physical,
+        Some("veth") => LinkKind::Veth { peer },
+        Some("bridge") => LinkKind::Bridge {
+            vlan_filtering: attributes(data).any(|(k, v)| k == IFLA_BR_VLAN_FILTERING && v.first().is_some_and(|on| *on != 0)),
+        },
+        Some(other) => LinkKind::Other(other.to_owned()),
+    }
+}
+
+/// The body of an RTM_NEWADDR or RTM_DELADDR.
+pub(crate) fn address(body: &[u8]) -> Option<Address> {
+    let header = body.get(..IFADDRMSG)?;
+    let (prefix, scope) = (header[1], header[3]);
+    let mut flags = u32::from(header[2]);
+    let (mut local, mut far, mut protocol) = (None, None, 0);
+    for (kind, value) in attributes(&body[IFADDRMSG..]) {
+        match kind {
+            libc::IFA_LOCAL => local = ip_of(value),
+            libc::IFA_ADDRESS => far = ip_of(value),
+            libc::IFA_FLAGS => flags = u32_of(value)?,
+            IFA_PROTO => protocol = *value.first()?,
+            _ => {}
+        }
+    }
+    // IFA_ADDRESS is the far end of a point-to-point link; IPv6 reports its only address there.
+    let ip = local.or(far)?;
+    Some(Address {
+        index: u32_of(&header[4..])?,
+        ip,
+        prefix,
+        automatic: ip.is_loopback() || (1..=IFAPROT_KERNEL_LL).contains(&protocol) || (ip.is_ipv6() && flags & IFA_F_TEMPORARY != 0),
+        narrow: scope >= RT_SCOPE_LINK,
+    })
+}
+
+/// A route before its devices have names: one for each next hop.
+pub(crate) struct IndexedRoute {
+    pub(crate) index: u32,
+    destination: Subnet,
+    via: Option<IpAddr>,
+    metric: Option<u32>,
+    onlink: bool,
+    source: Option<IpAddr>,
+    protocol: u8,
+}
+
+impl IndexedRoute {
+    pub(crate) fn named(self, dev: IfName) -> Route {
+        let IndexedRoute { destination, via, metric, onlink, source, protocol, .. } = self;
+        Route { destination, via, dev, metric, onlink, source, protocol }
+    }
+}
+
+/// The body of an RTM_NEWROUTE: nothing unless it is a unicast route of the main table.
+pub(crate) fn routes(body: &[u8]) -> Vec<IndexedRoute> {
+    parse_routes(body).unwrap_or_default()
+}
+
+fn parse_routes(body: &[u8]) -> Option<Vec<IndexedRoute>> {
+    let header = body.get(..RTMSG)?;
+    let flags = u32_of(&header[8..])?;
+    let is_v4 = i32::from(header[0]) == libc::AF_INET;
+    let mut table = u32::from(header[4]);
+    let (mut destination, mut source, mut metric, mut hops) = (None, None, 0, None);
+    let mut hop = Hop { index: 0, via: None, flags };
+    for (kind, value) in attributes(&body[RTMSG..]) {
+        match kind {
+            libc::RTA_DST => destination = ip_of(value),
+            libc::RTA_TABLE => table = u32_of(value)?,
+            libc::RTA_PRIORITY => metric = u32_of(value)?,
+            libc::RTA_PREFSRC => source = ip_of(value),
+            libc::RTA_MULTIPATH => hops = Some(value),
+            _ => hop.read(kind, value)?,
+        }
+    }
+    if table != u32::from(libc::RT_TABLE_MAIN) || header[7] != libc::RTN_UNICAST || flags & RTM_F_CLONED != 0 {
+        return None;
+    }
+    let any: IpAddr = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let destination = Subnet::containing(destination.unwrap_or(any), header[1])?;
+    // The kernel's own metric is reported as none, so that a route reads as it was asked for.
+    let metric = Some(metric).filter(|m| *m != 0 && (is_v4 || *m != METRIC6));
+    let hops = hops.map_or_else(|| vec![hop], multipath);
+    Some(
+        hops.into_iter()
+            .map(|hop| IndexedRoute {
+                index: hop.index,
+                destination,
+                via: hop.via,
+                metric,
+                onlink: hop.flags & RTNH_F_ONLINK != 0,
+                source,
+                protocol: header[5],
+            })
+            .collect(),
+    )
+}
+
+struct Hop {
+    index: u32,
+    via: Option<IpAddr>,
+    flags: u32,
+}
+
+impl Hop {
+    fn read(&mut self, kind: u16, value: &[u8]) -> Option<()> {
+        match kind {
+            libc::RTA_OIF => self.index = u32_of(value)?,
+            libc::RTA_GATEWAY => self.via = ip_of(value),
+            // `struct rtvia`: two bytes of family, then the address.
+            libc::RTA_VIA => self.via = ip_of(value.get(2..)?),
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+fn multipath(mut bytes: &[u8]) -> Vec<Hop> {
+    let mut hops = Vec::new();
+    while let Some(header) = bytes.get(..RTNEXTHOP) {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let (Some(index), Some(own)) = (u32_of(&header[4..]), bytes.get(RTNEXTHOP..length)) else { break };
+        let mut hop = Hop { index, via: None, flags: u32::from(header[2]) };
+        for (kind, value) in attributes(own) {
+            if hop.read(kind, value).is_none() {
+                return hops;
+            }
+        }
+        hops.push(hop);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    hops
+}
