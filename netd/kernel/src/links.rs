@@ -134,7 +134,7 @@ pub struct NewBridge {
     pub name: IfName,
     /// Marks it as ours.
     pub alias: String,
-    /// Bytes; `None` = the kernel's default (1500).
+    /// Bytes; fixed, unless it is the kernel's default of 1500. `None` = the smallest of its ports, 1500 without any.
     pub mtu: Option<u32>,
     /// Fixed address; `None` = random, which then stays when ports come and go.
     pub mac: Option<MacAddr>,

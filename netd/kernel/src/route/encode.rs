@@ -101,7 +101,8 @@ pub(super) fn quiet(name: &IfName) -> Request {
 pub(super) fn finish(op: &LinkOp) -> Vec<Finish> {
     match op {
         LinkOp::NewBridge(b) => vec![
-            Finish::Required(set(&b.name, [alias(&b.alias)])),
+            // An MTU given at creation would go down with the smallest port; one set later stays (br_change_mtu).
+            Finish::Required(set(&b.name, std::iter::once(alias(&b.alias)).chain(b.mtu.map(LinkAttribute::Mtu)))),
             Finish::Ipv6(quiet(&b.name)),
             // Up comes last: with carrier the kernel would make an address at once.
             Finish::Required(up(&b.name)),
@@ -172,9 +173,7 @@ fn new_bridge(b: &NewBridge) -> Request {
     if b.vlan_filtering {
         info.push(LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])));
     }
-    let mut attributes = vec![LinkAttribute::Address(mac.octets().to_vec())];
-    attributes.extend(b.mtu.map(LinkAttribute::Mtu));
-    attributes.push(LinkAttribute::LinkInfo(info));
+    let attributes = [LinkAttribute::Address(mac.octets().to_vec()), LinkAttribute::LinkInfo(info)];
     Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(named(&b.name, attributes)))
 }
 

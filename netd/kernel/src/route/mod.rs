@@ -21,6 +21,7 @@ use rnet_model::IfName;
 
 use self::ack::Refusal;
 use self::encode::{Finish, Names, Request};
+pub(crate) use self::settle::same_route;
 use self::settle::{Verdict, settle};
 use self::socket::{Failure, RouteSocket};
 use crate::links::{Address, Fault, LinkKind, LinkOp, LinkState, Links, Route as RouteEntry};
@@ -259,7 +260,7 @@ impl Batch<'_> {
                     let dev = rustix::net::netdevice::name_to_index(self.route.socket.as_fd(), dev.as_str()).ok();
                     addresses.iter().any(|a| Some(a.index) == dev && a.ip == wanted.ip() && a.prefix == wanted.prefix())
                 }
-                LinkOp::AddRoute(wanted) => routes.iter().any(|r| settle::same_route(wanted, r)),
+                LinkOp::AddRoute(wanted) => routes.iter().any(|r| same_route(wanted, r)),
                 _ => false,
             };
             if equal {
