@@ -115,7 +115,9 @@ fn subscribe() -> io::Result<Socket> {
 fn events(datagram: &[u8]) -> impl Iterator<Item = Event> {
     answers(datagram).filter_map(|answer| match answer.body {
         Body::Object(libc::RTM_NEWLINK, body) => parse::link(body).map(Event::Link),
-        Body::Object(libc::RTM_DELLINK, body) => parse::link(body).map(|l| Event::LinkGone { index: l.index, name: l.name }),
+        Body::Object(libc::RTM_DELLINK, body) => {
+            parse::link(body).map(|l| Event::LinkGone { index: l.index, name: l.name })
+        }
         Body::Object(libc::RTM_NEWADDR | libc::RTM_DELADDR, _) => Some(Event::Address),
         Body::Object(libc::RTM_NEWROUTE | libc::RTM_DELROUTE, _) => Some(Event::Route),
         _ => None,
@@ -156,7 +158,8 @@ mod tests {
         let br: IfName = "br0".parse().unwrap();
         let new = NewBridge { name: br.clone(), alias: "rnet:x".into(), mtu: None, mac: None, vlan_filtering: false };
         assert!(route.batch(&[LinkOp::NewBridge(new)]).unwrap().is_empty());
-        let up = |e: &Event| matches!(e, Event::Link(l) if l.name == br && l.up && l.alias.as_deref() == Some("rnet:x"));
+        let up =
+            |e: &Event| matches!(e, Event::Link(l) if l.name == br && l.up && l.alias.as_deref() == Some("rnet:x"));
         wait_for(&mut monitor, up).await;
         assert!(route.batch(&[LinkOp::AddAddress(br.clone(), "10.0.0.1/24".parse().unwrap())]).unwrap().is_empty());
         wait_for(&mut monitor, |e| *e == Event::Address).await;

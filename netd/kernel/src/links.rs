@@ -267,7 +267,9 @@ impl fmt::Display for LinkOp {
             LinkOp::DelAddress(d, a) => write!(f, "addr del {a} dev {d}"),
             LinkOp::AddRoute(r) => write!(f, "route add {r}"),
             LinkOp::DelRoute(r) => write!(f, "route del {r}"),
-            LinkOp::Isolated(d, on) => write!(f, "link set {d} type bridge_slave isolated {}", if *on { "on" } else { "off" }),
+            LinkOp::Isolated(d, on) => {
+                write!(f, "link set {d} type bridge_slave isolated {}", if *on { "on" } else { "off" })
+            }
         }
     }
 }

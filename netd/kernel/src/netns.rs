@@ -104,12 +104,14 @@ impl Netns {
 
     fn from_file(file: File, operation: impl Fn() -> String) -> Result<Self, KernelError> {
         let fs = fstatfs(&file).map_err(|e| KernelError::os(operation(), e as i32))?;
-        let not_one = || KernelError { errno: libc::EINVAL, ..KernelError::text(operation(), "it is not a network namespace") };
+        let not_one =
+            || KernelError { errno: libc::EINVAL, ..KernelError::text(operation(), "it is not a network namespace") };
         if fs.filesystem_type() != NSFS_MAGIC {
             return Err(not_one());
         }
         // SAFETY: NS_GET_NSTYPE takes no argument and writes no memory; the descriptor is open and on nsfs.
-        let kind = unsafe { ioctl::ns_get_nstype(file.as_raw_fd()) }.map_err(|e| KernelError::os(operation(), e as i32))?;
+        let kind =
+            unsafe { ioctl::ns_get_nstype(file.as_raw_fd()) }.map_err(|e| KernelError::os(operation(), e as i32))?;
         if kind != libc::CLONE_NEWNET {
             return Err(not_one());
         }
@@ -152,7 +154,10 @@ impl Netns {
             if there.id == self.id {
                 return Ok(());
             }
-            return Err(KernelError { errno: libc::EEXIST, ..KernelError::text(operation(), format!("{there} is bound there")) });
+            return Err(KernelError {
+                errno: libc::EEXIST,
+                ..KernelError::text(operation(), format!("{there} is bound there"))
+            });
         }
         let source = format!("/proc/thread-self/fd/{}", self.fd.as_raw_fd());
         nix::mount::mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| {
@@ -243,11 +248,17 @@ mod tests {
         assert_eq!(Netns::current().unwrap(), Netns::of_process(std::process::id()).unwrap());
         for path in ["/proc/self/ns/mnt", "/proc/self/status", "/dev/null", "/"] {
             let e = Netns::open(Path::new(path)).unwrap_err();
-            assert_eq!(e.to_string(), format!("open network namespace {path}: it is not a network namespace (Invalid argument)"));
+            assert_eq!(
+                e.to_string(),
+                format!("open network namespace {path}: it is not a network namespace (Invalid argument)")
+            );
         }
         assert_eq!(Netns::open(Path::new("/nonexistent")).unwrap_err().errno, libc::ENOENT);
         let gone = Netns::of_process(u32::MAX).unwrap_err();
-        assert_eq!((gone.errno, gone.operation.as_str()), (libc::ENOENT, "open the network namespace of process 4294967295"));
+        assert_eq!(
+            (gone.errno, gone.operation.as_str()),
+            (libc::ENOENT, "open the network namespace of process 4294967295")
+        );
     }
 
     #[test]
@@ -270,7 +281,8 @@ mod tests {
         // A private mount namespace, so that nothing of this is seen outside.
         thread::spawn(|| {
             nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+            nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+                .unwrap();
             let dir = std::env::temp_dir().join(format!("rnet-netns-{}", std::process::id()));
             std::fs::create_dir_all(&dir).unwrap();
             let path = dir.join("web");

@@ -64,7 +64,10 @@ pub fn probe(ns: &Netns, dev: &IfName, ips: &[IpAddr], timing: ProbeTiming) -> R
     }
     let link = Route::open(ns)?.link(dev)?.ok_or_else(|| KernelError::os(operation(), libc::ENODEV))?;
     let Some(mac) = link.mac else {
-        return Err(KernelError { errno: libc::EOPNOTSUPP, ..KernelError::text(operation(), "it is no Ethernet device") });
+        return Err(KernelError {
+            errno: libc::EOPNOTSUPP,
+            ..KernelError::text(operation(), "it is no Ethernet device")
+        });
     };
     let asker = Asker { index: link.index, mac };
     ns.run(|| asker.ask(ips, timing))?.map_err(|e| KernelError::io(operation(), &e))
@@ -212,7 +215,9 @@ fn bind(socket: &OwnedFd, ether_type: i32, index: u32) -> io::Result<()> {
 
 fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer is to a T that lives through the call, and the length is its size.
-    result(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length_of::<T>()) })
+    result(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length_of::<T>())
+    })
 }
 
 fn join(socket: &OwnedFd, index: u32, group: [u8; 6]) -> io::Result<()> {

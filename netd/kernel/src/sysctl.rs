@@ -59,7 +59,8 @@ fn write(key: &str, value: &str) -> Result<(), KernelError> {
     let operation = || format!("sysctl {key}={value}");
     let path = path(key)?;
     // One write(2): the kernel takes each as a whole value. Never created: an unknown key is an error.
-    let written = std::fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
+    let written =
+        std::fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
     written.map_err(|e| KernelError::io(operation(), &e))
 }
 
@@ -96,8 +97,21 @@ mod tests {
 
     #[test]
     fn keys_stay_below_net() {
-        assert_eq!(path("net/ipv4/conf/eth0.10/rp_filter").unwrap().to_str(), Some("/proc/sys/net/ipv4/conf/eth0.10/rp_filter"));
-        for bad in ["", "net", "net/", "kernel/hostname", "/net/x", "net/../kernel/hostname", "net//x", "net/./x", "net.ipv4.ip_forward"] {
+        assert_eq!(
+            path("net/ipv4/conf/eth0.10/rp_filter").unwrap().to_str(),
+            Some("/proc/sys/net/ipv4/conf/eth0.10/rp_filter")
+        );
+        for bad in [
+            "",
+            "net",
+            "net/",
+            "kernel/hostname",
+            "/net/x",
+            "net/../kernel/hostname",
+            "net//x",
+            "net/./x",
+            "net.ipv4.ip_forward",
+        ] {
             assert_eq!(path(bad).unwrap_err().errno, libc::EINVAL, "{bad}");
         }
     }

@@ -33,7 +33,8 @@ impl Sysctls for FakeSysctls {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), KernelError> {
         path(key)?;
-        let there = self.values.get_mut(key).ok_or_else(|| KernelError::os(format!("sysctl {key}={value}"), libc::ENOENT))?;
+        let there =
+            self.values.get_mut(key).ok_or_else(|| KernelError::os(format!("sysctl {key}={value}"), libc::ENOENT))?;
         value.clone_into(there);
         self.done.push(format!("{key}={value}"));
         Ok(())

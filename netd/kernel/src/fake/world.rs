@@ -25,7 +25,6 @@ struct Device {
     far: Option<(Place, u32)>,
 }
 
-#[derive(Default)]
 struct Space {
     devices: BTreeMap<u32, Device>,
     last_index: u32,
@@ -39,14 +38,17 @@ pub(super) struct World {
     macs: u64,
 }
 
-impl Space {
-    fn new() -> Self {
-        let mut space = Space::default();
+/// With `lo` in it.
+impl Default for Space {
+    fn default() -> Self {
+        let mut space = Space { devices: BTreeMap::new(), last_index: 0, addresses: Vec::new(), routes: Vec::new() };
         let lo = blank("lo".parse().expect("lo is a name"), LinkKind::Loopback, 65536);
         space.add(lo, None);
         space
     }
+}
 
+impl Space {
     fn add(&mut self, mut state: LinkState, far: Option<(Place, u32)>) -> u32 {
         self.last_index += 1;
         state.index = self.last_index;
@@ -118,11 +120,18 @@ impl Space {
     fn add_address(&mut self, dev: &IfName, wanted: &IfAddr) -> Result<(), i32> {
         let index = self.find(dev)?;
         let same = |a: &&Address| a.index == index && a.ip == wanted.ip();
-        match self.addresses.iter().filter(same).map(|a| a.prefix).find(|p| *p == wanted.prefix() || wanted.ip().is_ipv6()) {
+        match self
+            .addresses
+            .iter()
+            .filter(same)
+            .map(|a| a.prefix)
+            .find(|p| *p == wanted.prefix() || wanted.ip().is_ipv6())
+        {
             Some(prefix) if prefix == wanted.prefix() => Ok(()),
             Some(_) => Err(libc::EEXIST),
             None => {
-                let address = Address { index, ip: wanted.ip(), prefix: wanted.prefix(), automatic: false, narrow: false };
+                let address =
+                    Address { index, ip: wanted.ip(), prefix: wanted.prefix(), automatic: false, narrow: false };
                 self.addresses.push(address);
                 Ok(())
             }
@@ -132,7 +141,8 @@ impl Space {
     fn add_route(&mut self, wanted: &Route) -> Result<(), i32> {
         let index = self.find(&wanted.dev)?;
         if let Some(via) = wanted.via.filter(|_| !wanted.onlink) {
-            let reachable = self.connected().any(|(net, d, a)| d.state.index == index && net.contains(via) && a.ip != via);
+            let reachable =
+                self.connected().any(|(net, d, a)| d.state.index == index && net.contains(via) && a.ip != via);
             let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
             if !reachable && !link_local {
                 return Err(if via.is_ipv4() { libc::ENETUNREACH } else { libc::EHOSTUNREACH });
@@ -161,7 +171,7 @@ fn blank(name: IfName, kind: LinkKind, mtu: u32) -> LinkState {
 
 impl World {
     fn space(&mut self, place: Place) -> &mut Space {
-        self.spaces.entry(place).or_insert_with(Space::new)
+        self.spaces.entry(place).or_default()
     }
 
     fn mac(&mut self) -> MacAddr {
@@ -203,7 +213,10 @@ impl World {
         let result = self.change(place, op);
         self.refresh();
         match (op, result) {
-            (LinkOp::Delete(_) | LinkOp::Retire(..) | LinkOp::DelAddress(..) | LinkOp::DelRoute(_), Err(libc::ENODEV)) => Ok(()),
+            (
+                LinkOp::Delete(_) | LinkOp::Retire(..) | LinkOp::DelAddress(..) | LinkOp::DelRoute(_),
+                Err(libc::ENODEV),
+            ) => Ok(()),
             (_, result) => result,
         }
     }
@@ -223,7 +236,8 @@ impl World {
             LinkOp::DeleteGroup(0) => return Err(libc::EPERM),
             LinkOp::DeleteGroup(group) => {
                 let of_group = |d: &&Device| d.state.group == *group;
-                let all: Vec<u32> = self.space(place).devices.values().filter(of_group).map(|d| d.state.index).collect();
+                let all: Vec<u32> =
+                    self.space(place).devices.values().filter(of_group).map(|d| d.state.index).collect();
                 all.into_iter().for_each(|index| self.remove(place, index));
                 return Ok(());
             }

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::icmpv6::NeighborAdvertisementHeader;
 use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, ArpPacketSlice, EtherType, Icmpv6Slice, Icmpv6Type, Ipv6FlowLabel, Ipv6Header,
-    Ethernet2Header, IpNumber, Ipv6HeaderSlice,
+    ArpEthIpv4Packet, ArpOperation, ArpPacketSlice, EtherType, Ethernet2Header, Icmpv6Slice, Icmpv6Type, IpNumber,
+    Ipv6FlowLabel, Ipv6Header, Ipv6HeaderSlice,
 };
 use rnet_model::MacAddr;
 
@@ -55,7 +55,7 @@ pub(super) fn all_nodes() -> [u8; 6] {
 }
 
 fn icmpv6(source: MacAddr, from: Ipv6Addr, to: Ipv6Addr, kind: &Icmpv6Type, payload: &[u8]) -> Option<Vec<u8>> {
-    let header = kind.clone().to_header(from.octets(), to.octets(), payload).ok()?;
+    let header = kind.to_header(from.octets(), to.octets(), payload).ok()?;
     let ip = Ipv6Header {
         traffic_class: 0,
         flow_label: Ipv6FlowLabel::ZERO,
@@ -114,7 +114,11 @@ pub(super) fn claim(frame: &[u8], own: MacAddr) -> Option<Probe> {
 fn arp_claim(packet: &[u8]) -> Option<Probe> {
     let packet = ArpPacketSlice::from_slice(packet).ok()?.to_packet().try_eth_ipv4().ok()?;
     let sender = packet.sender_ipv4_addr();
-    let ip = if sender.is_unspecified() && packet.operation == ArpOperation::REQUEST { packet.target_ipv4_addr() } else { sender };
+    let ip = if sender.is_unspecified() && packet.operation == ArpOperation::REQUEST {
+        packet.target_ipv4_addr()
+    } else {
+        sender
+    };
     Some(Probe { ip: ip.into(), mac: MacAddr::new(packet.sender_mac)? })
 }
 

@@ -81,10 +81,11 @@ fn refusal(payload: &[u8], flags: u16, repeated: usize) -> Result<(), Refusal> {
         return Ok(());
     }
     let attributes = payload.get(4 + repeated..).filter(|_| flags & NLM_F_ACK_TLVS != 0).unwrap_or_default();
-    let text = NlasIterator::new(attributes).map_while(Result::ok).find(|nla| nla.kind() == NLMSGERR_ATTR_MSG).map(|nla| {
-        let text = String::from_utf8_lossy(nla.value()).into_owned();
-        text.trim_end_matches('\0').trim_end_matches('.').to_owned()
-    });
+    let text =
+        NlasIterator::new(attributes).map_while(Result::ok).find(|nla| nla.kind() == NLMSGERR_ATTR_MSG).map(|nla| {
+            let text = String::from_utf8_lossy(nla.value()).into_owned();
+            text.trim_end_matches('\0').trim_end_matches('.').to_owned()
+        });
     Err(Refusal { errno, text: text.filter(|t| !t.is_empty()) })
 }
 

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
-    InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
@@ -150,13 +151,16 @@ pub(super) fn operation(op: &LinkOp, names: &mut impl Names) -> Result<Request, 
         }
         LinkOp::Delete(d) => delete(d),
         LinkOp::DeleteGroup(g) => Request::acked(0, RouteNetlinkMessage::DelLink(link(vec![LinkAttribute::Group(*g)]))),
-        LinkOp::AddAddress(d, a) => {
-            Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(address(index(d)?, a, AddressUse::Add)))
-        }
+        LinkOp::AddAddress(d, a) => Request::acked(
+            NLM_F_CREATE | NLM_F_EXCL,
+            RouteNetlinkMessage::NewAddress(address(index(d)?, a, AddressUse::Add)),
+        ),
         LinkOp::DelAddress(d, a) => {
             Request::acked(0, RouteNetlinkMessage::DelAddress(address(index(d)?, a, AddressUse::Remove)))
         }
-        LinkOp::AddRoute(r) => Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(add_route(r, index(&r.dev)?))),
+        LinkOp::AddRoute(r) => {
+            Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(add_route(r, index(&r.dev)?)))
+        }
         LinkOp::DelRoute(r) => Request::acked(0, RouteNetlinkMessage::DelRoute(del_route(r, index(&r.dev)?))),
         LinkOp::Isolated(d, on) => isolated(d, *on),
     })
@@ -282,7 +286,10 @@ fn route(r: &Route, index: u32) -> RouteMessage {
 
 /// One link by name. Statistics are left out: they cost more than the rest.
 pub(super) fn get_link(name: &IfName) -> Request {
-    Request::new(0, RouteNetlinkMessage::GetLink(named(name, [LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])])))
+    Request::new(
+        0,
+        RouteNetlinkMessage::GetLink(named(name, [LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])])),
+    )
 }
 
 pub(super) fn dump_links() -> Request {

@@ -88,7 +88,9 @@ impl Links for Route {
             let found = self.socket.dump(&encode::dump_routes(family), |body, all| all.extend(parse::routes(body)));
             let found = match found {
                 // No route was ever put into the main table of this family, or the kernel lacks the family.
-                Err(Failure::Refused(r)) if matches!(r.errno, libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => continue,
+                Err(Failure::Refused(r)) if matches!(r.errno, libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
+                    continue;
+                }
                 other => other.map_err(|e| e.of("list routes"))?,
             };
             for route in found {
@@ -165,7 +167,8 @@ impl Batch<'_> {
     fn add(&mut self, index: usize, op: &LinkOp) {
         let makes = |op: &LinkOp| matches!(op, LinkOp::NewVeth(_) | LinkOp::NewBridge(_));
         let previous_makes = index.checked_sub(1).is_some_and(|i| makes(&self.ops[i]));
-        let may_join = matches!(op, LinkOp::NewVeth(_)) && matches!(self.ops.get(index.wrapping_sub(1)), Some(LinkOp::NewVeth(_)));
+        let may_join =
+            matches!(op, LinkOp::NewVeth(_)) && matches!(self.ops.get(index.wrapping_sub(1)), Some(LinkOp::NewVeth(_)));
         if (previous_makes && !may_join) || self.out.len() >= MESSAGES {
             self.flush();
         }
@@ -213,7 +216,9 @@ impl Batch<'_> {
                 rest.by_ref().take(MESSAGES).map(|p| ((p.index, p.role), p.request)).unzip();
             for ((index, role), result) in places.into_iter().zip(self.route.socket.transact(requests)) {
                 match (role, result) {
-                    (Role::Itself, Ok(())) if matches!(self.ops[index], LinkOp::NewVeth(_) | LinkOp::NewBridge(_)) => made.push(index),
+                    (Role::Itself, Ok(())) if matches!(self.ops[index], LinkOp::NewVeth(_) | LinkOp::NewBridge(_)) => {
+                        made.push(index)
+                    }
                     (_, Ok(())) => {}
                     (Role::Ipv6, Err(r)) if r.errno == libc::EAFNOSUPPORT => {}
                     (Role::Itself, Err(refusal)) => self.judge(index, refusal),
@@ -246,8 +251,11 @@ impl Batch<'_> {
 
     /// EEXIST of an address or a route is success when what is there is what was asked for.
     fn compare_existing(&mut self) {
-        let existing = |op: &LinkOp, e: &KernelError| e.errno == libc::EEXIST && matches!(op, LinkOp::AddAddress(..) | LinkOp::AddRoute(_));
-        let candidates: Vec<usize> = self.faults.iter().filter(|(i, e)| existing(&self.ops[**i], e)).map(|(i, _)| *i).collect();
+        let existing = |op: &LinkOp, e: &KernelError| {
+            e.errno == libc::EEXIST && matches!(op, LinkOp::AddAddress(..) | LinkOp::AddRoute(_))
+        };
+        let candidates: Vec<usize> =
+            self.faults.iter().filter(|(i, e)| existing(&self.ops[**i], e)).map(|(i, _)| *i).collect();
         if candidates.is_empty() {
             return;
         }

@@ -118,7 +118,8 @@ fn link_kind(info: &[u8], peer: Option<u32>) -> LinkKind {
         None => LinkKind::Physical,
         Some("veth") => LinkKind::Veth { peer },
         Some("bridge") => LinkKind::Bridge {
-            vlan_filtering: attributes(data).any(|(k, v)| k == IFLA_BR_VLAN_FILTERING && v.first().is_some_and(|on| *on != 0)),
+            vlan_filtering: attributes(data)
+                .any(|(k, v)| k == IFLA_BR_VLAN_FILTERING && v.first().is_some_and(|on| *on != 0)),
         },
         Some(other) => LinkKind::Other(other.to_owned()),
     }
@@ -145,7 +146,9 @@ pub(crate) fn address(body: &[u8]) -> Option<Address> {
         index: u32_of(&header[4..])?,
         ip,
         prefix,
-        automatic: ip.is_loopback() || (1..=IFAPROT_KERNEL_LL).contains(&protocol) || (ip.is_ipv6() && flags & IFA_F_TEMPORARY != 0),
+        automatic: ip.is_loopback()
+            || (1..=IFAPROT_KERNEL_LL).contains(&protocol)
+            || (ip.is_ipv6() && flags & IFA_F_TEMPORARY != 0),
         narrow: scope >= RT_SCOPE_LINK,
     })
 }

@@ -52,7 +52,11 @@ fn hint(op: &LinkOp, errno: i32) -> Option<String> {
 
 /// Whether a route that is there is the one that was asked for, whoever made it.
 pub(crate) fn same_route(wanted: &Route, there: &Route) -> bool {
-    let metric = |r: &Route| r.metric.unwrap_or(if r.destination.is_ipv4() { 0 } else { METRIC6 });
+    let metric = |r: &Route| match r.metric {
+        None if r.destination.is_ipv4() => 0,
+        None => METRIC6,
+        Some(metric) => metric,
+    };
     wanted.destination == there.destination
         && wanted.via == there.via
         && wanted.dev == there.dev

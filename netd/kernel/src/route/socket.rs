@@ -143,25 +143,32 @@ impl RouteSocket {
     }
 
     /// Asks for one object.
-    pub(super) fn get<T>(&mut self, request: Request, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>, Failure> {
+    pub(super) fn get<T>(
+        &mut self,
+        request: Request,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
         let sequence = self.numbers(1);
         let mut bytes = Vec::with_capacity(64);
         request.append(sequence, &mut bytes);
         self.send(&bytes).map_err(Failure::Io)?;
         loop {
             let length = self.receive(0).map_err(Failure::Io)?;
-            for answer in answers(&self.buffer[..length]).filter(|a| a.sequence == sequence) {
-                match answer.body {
-                    Body::Object(_, body) => return Ok(parse(body)),
-                    Body::Ack(Err(refusal)) => return Err(Failure::Refused(refusal)),
-                    Body::Ack(Ok(())) | Body::Done(_) => return Ok(None),
-                }
+            match answers(&self.buffer[..length]).find(|a| a.sequence == sequence).map(|a| a.body) {
+                Some(Body::Object(_, body)) => return Ok(parse(body)),
+                Some(Body::Ack(Err(refusal))) => return Err(Failure::Refused(refusal)),
+                Some(Body::Ack(Ok(())) | Body::Done(_)) => return Ok(None),
+                None => {}
             }
         }
     }
 
     /// Asks for all objects of a sort, again while the kernel says that they changed meanwhile.
-    pub(super) fn dump<T>(&mut self, request: &Request, mut parse: impl FnMut(&[u8], &mut Vec<T>)) -> Result<Vec<T>, Failure> {
+    pub(super) fn dump<T>(
+        &mut self,
+        request: &Request,
+        mut parse: impl FnMut(&[u8], &mut Vec<T>),
+    ) -> Result<Vec<T>, Failure> {
         for _ in 0..DUMPS {
             let mut all = Vec::new();
             if let Dump::Complete = self.dump_once(request.clone(), |body| parse(body, &mut all))? {

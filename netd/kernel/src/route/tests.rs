@@ -12,7 +12,13 @@ fn name(s: &str) -> IfName {
 }
 
 fn bridge(s: &str) -> LinkOp {
-    LinkOp::NewBridge(NewBridge { name: name(s), alias: format!("rnet:{s}"), mtu: None, mac: None, vlan_filtering: false })
+    LinkOp::NewBridge(NewBridge {
+        name: name(s),
+        alias: format!("rnet:{s}"),
+        mtu: None,
+        mac: None,
+        vlan_filtering: false,
+    })
 }
 
 fn veth(s: &str, master: Option<&str>, ns: Option<&Netns>) -> LinkOp {
@@ -77,14 +83,33 @@ fn an_endpoint_from_nothing() {
     let port = host.link(&name("rv1")).unwrap().unwrap();
     assert_eq!((port.master, port.mtu, port.up, port.alias.as_deref()), (Some(br.index), 1400, true, Some("rnet:rv1")));
     let eth0 = inside.link(&name("eth0")).unwrap().unwrap();
-    assert_eq!((port.kind, eth0.kind), (LinkKind::Veth { peer: Some(eth0.index) }, LinkKind::Veth { peer: Some(port.index) }));
+    assert_eq!(
+        (port.kind, eth0.kind),
+        (LinkKind::Veth { peer: Some(eth0.index) }, LinkKind::Veth { peer: Some(port.index) })
+    );
     assert_eq!((eth0.mac.unwrap().to_string().as_str(), eth0.mtu, eth0.up), ("02:00:00:00:00:09", 1400, false));
 
-    let onlink = RouteEntry { destination: "10.9.0.0/16".parse().unwrap(), metric: Some(77), onlink: true, ..default_via("172.31.0.1", "eth0") };
-    let direct = RouteEntry { destination: "10.8.0.0/16".parse().unwrap(), via: None, source: Some("10.0.0.2".parse().unwrap()), ..onlink.clone() };
+    let onlink = RouteEntry {
+        destination: "10.9.0.0/16".parse().unwrap(),
+        metric: Some(77),
+        onlink: true,
+        ..default_via("172.31.0.1", "eth0")
+    };
+    let direct = RouteEntry {
+        destination: "10.8.0.0/16".parse().unwrap(),
+        via: None,
+        source: Some("10.0.0.2".parse().unwrap()),
+        ..onlink.clone()
+    };
     let direct = RouteEntry { onlink: false, ..direct };
-    let over_v6 = RouteEntry { destination: "10.7.0.0/16".parse().unwrap(), via: Some("fd00::1".parse().unwrap()), onlink: false, ..onlink.clone() };
-    let six = RouteEntry { destination: "2001:db8::/32".parse().unwrap(), metric: Some(5), ..default_via("fd00::1", "eth0") };
+    let over_v6 = RouteEntry {
+        destination: "10.7.0.0/16".parse().unwrap(),
+        via: Some("fd00::1".parse().unwrap()),
+        onlink: false,
+        ..onlink.clone()
+    };
+    let six =
+        RouteEntry { destination: "2001:db8::/32".parse().unwrap(), metric: Some(5), ..default_via("fd00::1", "eth0") };
     let routes = [default_via("10.0.0.1", "eth0"), default_via("fd00::1", "eth0"), onlink, direct, over_v6, six];
     let mut ops = vec![
         LinkOp::Up(name("lo")),
@@ -157,7 +182,11 @@ fn faults_name_their_operation_and_what_the_kernel_said() {
                      no device br9 (No such device)"
                 )
             ),
-            (4, "route add default via 192.0.2.1 dev br0: Nexthop has invalid gateway (Network is unreachable)".to_owned()),
+            (
+                4,
+                "route add default via 192.0.2.1 dev br0: Nexthop has invalid gateway (Network is unreachable)"
+                    .to_owned()
+            ),
             (6, "link set br9 up: No such device".to_owned()),
         ]
     );
@@ -171,7 +200,10 @@ fn a_taken_name_is_left_alone() {
     fine(&mut host, &[bridge("br0"), LinkOp::Alias(name("br0"), "somebody's".into()), LinkOp::Down(name("br0"))]);
     let before = host.links().unwrap();
     let faults = host.batch(&[bridge("br0"), veth("br0", None, Some(&ns))]).unwrap();
-    assert_eq!(faults.iter().map(|f| (f.index, f.error.errno)).collect::<Vec<_>>(), [(0, libc::EEXIST), (1, libc::EEXIST)]);
+    assert_eq!(
+        faults.iter().map(|f| (f.index, f.error.errno)).collect::<Vec<_>>(),
+        [(0, libc::EEXIST), (1, libc::EEXIST)]
+    );
     assert_eq!(host.links().unwrap(), before);
     // An unfinished device is taken away again: this alias is longer than IFALIASZ.
     let long = NewBridge { name: name("br1"), alias: "x".repeat(300), mtu: None, mac: None, vlan_filtering: false };
@@ -243,7 +275,10 @@ fn pairs_in_one_namespace_and_every_other_verb() {
     );
     let eth0 = host.link(&name("eth0")).unwrap().unwrap();
     assert_eq!((eth0.mtu, eth0.mac, eth0.alias.as_deref()), (1300, Some(mac), Some("x")));
-    fine(&mut host, &[LinkOp::NoMaster(name("rv1")), LinkOp::Alias(name("eth0"), String::new()), LinkOp::Down(name("eth0"))]);
+    fine(
+        &mut host,
+        &[LinkOp::NoMaster(name("rv1")), LinkOp::Alias(name("eth0"), String::new()), LinkOp::Down(name("eth0"))],
+    );
     let eth0 = host.link(&name("eth0")).unwrap().unwrap();
     assert_eq!((eth0.up, eth0.alias), (false, None));
     assert_eq!(host.link(&name("rv1")).unwrap().unwrap().master, None);

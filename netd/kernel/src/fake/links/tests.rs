@@ -43,14 +43,29 @@ fn route(destination: &str, via: Option<&str>, metric: Option<u32>) -> Route {
 fn story(ns: &Netns) -> Vec<(bool, Vec<LinkOp>)> {
     let addr = |a: &str| LinkOp::AddAddress(name("eth0"), a.parse().unwrap());
     vec![
-        (true, vec![bridge("br0"), bridge("br0"), LinkOp::Up(name("none")), LinkOp::DeleteGroup(0), LinkOp::DeleteGroup(9)]),
+        (
+            true,
+            vec![
+                bridge("br0"),
+                bridge("br0"),
+                LinkOp::Up(name("none")),
+                LinkOp::DeleteGroup(0),
+                LinkOp::DeleteGroup(9),
+            ],
+        ),
         (true, vec![veth("rv1", "eth0", Some("none"), ns), veth("rv1", "eth0", Some("br0"), ns)]),
         (true, vec![veth("rv1", "eth1", None, ns), veth("rv2", "eth0", None, ns)]),
         (true, vec![veth("rv2", "eth1", None, ns), LinkOp::Master(name("rv2"), name("rv1"))]),
-        (true, vec![LinkOp::Mtu(name("rv1"), 9), LinkOp::Isolated(name("rv2"), true), LinkOp::Isolated(name("rv1"), true)]),
+        (
+            true,
+            vec![LinkOp::Mtu(name("rv1"), 9), LinkOp::Isolated(name("rv2"), true), LinkOp::Isolated(name("rv1"), true)],
+        ),
         (false, vec![LinkOp::AddRoute(route("0.0.0.0/0", Some("10.0.0.1"), None))]),
         (false, vec![LinkOp::Quiet(name("eth0")), LinkOp::Quiet(name("eth1")), LinkOp::Up(name("eth0"))]),
-        (false, vec![addr("10.0.0.2/24"), addr("10.0.0.2/24"), addr("fd00::2/64"), addr("fd00::2/48"), addr("10.0.0.2/16")]),
+        (
+            false,
+            vec![addr("10.0.0.2/24"), addr("10.0.0.2/24"), addr("fd00::2/64"), addr("fd00::2/48"), addr("10.0.0.2/16")],
+        ),
         (
             false,
             vec![
@@ -65,7 +80,10 @@ fn story(ns: &Netns) -> Vec<(bool, Vec<LinkOp>)> {
                 LinkOp::DelAddress(name("eth0"), "10.0.0.2/16".parse().unwrap()),
             ],
         ),
-        (true, vec![LinkOp::Alias(name("rv1"), String::new()), LinkOp::NoMaster(name("rv1")), LinkOp::Delete(name("lo"))]),
+        (
+            true,
+            vec![LinkOp::Alias(name("rv1"), String::new()), LinkOp::NoMaster(name("rv1")), LinkOp::Delete(name("lo"))],
+        ),
         (true, vec![LinkOp::Master(name("rv1"), name("br0")), LinkOp::Master(name("rv1"), name("br0"))]),
         (true, vec![LinkOp::Retire(name("rv2"), 9), LinkOp::Retire(name("none"), 9), LinkOp::DeleteGroup(9)]),
         (false, vec![LinkOp::Down(name("eth0")), LinkOp::Up(name("eth0")), LinkOp::Delete(name("none"))]),
@@ -77,7 +95,10 @@ fn story(ns: &Netns) -> Vec<(bool, Vec<LinkOp>)> {
 fn seen(links: &mut impl Links) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for mut l in links.links().unwrap().into_iter().filter(|l| l.kind != LinkKind::Loopback) {
-        if l.mac.is_some_and(|m| m.octets()[5] != 9 && m.octets()[5] != 1) || l.name == name("rv1") || l.name == name("rv2") {
+        if l.mac.is_some_and(|m| m.octets()[5] != 9 && m.octets()[5] != 1)
+            || l.name == name("rv1")
+            || l.name == name("rv2")
+        {
             l.mac = None;
         }
         // Numbers depend on who counts, and carrier comes when the kernel gets to it.
@@ -85,7 +106,16 @@ fn seen(links: &mut impl Links) -> Vec<String> {
             LinkKind::Veth { peer } => format!("veth {}", peer.is_some()),
             kind => format!("{kind:?}"),
         };
-        all.push(format!("{} {kind} {} {} {:?} {} {:?} {}", l.name, l.up, l.mtu, l.mac, l.master.is_some(), l.alias, l.group));
+        all.push(format!(
+            "{} {kind} {} {} {:?} {} {:?} {}",
+            l.name,
+            l.up,
+            l.mtu,
+            l.mac,
+            l.master.is_some(),
+            l.alias,
+            l.group
+        ));
     }
     all.extend(links.addresses().unwrap().iter().filter(|a| !a.automatic).map(|a| format!("{}/{}", a.ip, a.prefix)));
     all.extend(links.routes().unwrap().iter().map(ToString::to_string));
