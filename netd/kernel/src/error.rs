@@ -60,7 +60,9 @@ impl KernelError {
             libc::ENODEV | libc::ENOENT | libc::ESRCH => Kind::Missing,
             libc::EPERM | libc::EACCES => Kind::Denied,
             libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT => Kind::Unsupported,
-            libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC => Kind::Retry,
+            libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC => {
+                Kind::Retry
+            }
             libc::EINVAL | libc::ERANGE | libc::ENETUNREACH | libc::EADDRNOTAVAIL => Kind::Invalid,
             0 => Kind::Invalid,
             _ => Kind::Bug,

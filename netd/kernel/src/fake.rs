@@ -1,10 +1,12 @@
 //! In-memory siblings of the real surfaces, for tests of what is built on them. They keep state, refuse what the
 //! kernel refuses with the same errno, record what was done and fail on demand.
 
+mod filter;
 mod links;
 mod sysctl;
 mod world;
 
+pub use filter::FakeFilter;
 pub use links::{FakeLinks, FakeNet};
 pub use sysctl::FakeSysctls;
 

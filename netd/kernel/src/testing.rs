@@ -11,3 +11,8 @@ pub(crate) fn root_or_skip() -> bool {
     }
     root
 }
+
+/// A new network namespace, if the tests may make one.
+pub(crate) fn namespace() -> Option<crate::Netns> {
+    root_or_skip().then(|| crate::Netns::create().expect("root may make a network namespace"))
+}

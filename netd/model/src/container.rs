@@ -29,14 +29,23 @@ pub enum Engine {
     Netns,
     /// A process id.
     Pid,
-    /// An OCI runtime that called the hook.
+    /// An OCI runtime that called the hook: known to netd by its attachments only, so a name that can be detached and
+    /// waited for, but not attached to.
     Oci,
 }
 
 impl Engine {
     /// The engines a user can name with a prefix.
-    pub const PREFIXES: [Engine; 7] =
-        [Engine::Rnet, Engine::Docker, Engine::Podman, Engine::Containerd, Engine::Lxc, Engine::Netns, Engine::Pid];
+    pub const PREFIXES: [Engine; 8] = [
+        Engine::Rnet,
+        Engine::Docker,
+        Engine::Podman,
+        Engine::Containerd,
+        Engine::Lxc,
+        Engine::Netns,
+        Engine::Pid,
+        Engine::Oci,
+    ];
 
     /// Lower-case name, as in the prefix.
     pub fn as_str(self) -> &'static str {
@@ -179,11 +188,11 @@ mod tests {
 
     #[test]
     fn references() {
-        for good in ["web", "docker:web", "rnet:a1", "netns:blue", "netns:/run/netns/blue", "pid:12"] {
+        for good in ["web", "docker:web", "rnet:a1", "netns:blue", "netns:/run/netns/blue", "pid:12", "oci:x"] {
             assert_eq!(good.parse::<ContainerRef>().map(|r| r.to_string()), Ok(good.to_owned()));
         }
         for bad in
-            ["", "docker:", "pid:0", "pid:x", "pid:+1", "pid:4294967295", "foo:web", "a/b", "netns:../x", "oci:x", ":x"]
+            ["", "docker:", "pid:0", "pid:x", "pid:+1", "pid:4294967295", "foo:web", "a/b", "netns:../x", "oci:../x", ":x"]
         {
             assert!(bad.parse::<ContainerRef>().is_err(), "{bad}");
         }

@@ -5,6 +5,9 @@
 
 mod base;
 mod elements;
+mod intervals;
+mod socket;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -46,7 +49,7 @@ pub type FilterState = BTreeSet<FilterChange>;
 /// The packet filter of the daemon's namespace.
 pub trait Filter: Send {
     /// Puts the base table there if it is absent or of another version; sets keep their elements when it is already
-    /// right. `true` when the table was (re)made and its sets are empty.
+    /// right. `true` when the table was made; the elements of one of another version are carried over.
     fn ensure_base(&mut self) -> Result<bool, KernelError>;
     /// Reads all elements.
     fn state(&mut self) -> Result<FilterState, KernelError>;
@@ -74,7 +77,9 @@ impl fmt::Display for FilterChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FilterChange::Device(set, device) => write!(f, "@{} {{ {device} }}", set.name()),
-            FilterChange::Masquerade(net) if net.is_ipv4() => write!(f, "@{} {{ {net} }}", FilterSet::Masquerade4.name()),
+            FilterChange::Masquerade(net) if net.is_ipv4() => {
+                write!(f, "@{} {{ {net} }}", FilterSet::Masquerade4.name())
+            }
             FilterChange::Masquerade(net) => write!(f, "@{} {{ {net} }}", FilterSet::Masquerade6.name()),
         }
     }

@@ -256,6 +256,27 @@ fn groups_go_together() {
 }
 
 #[test]
+fn full_bridges_say_so() {
+    let Some((mut host, mut inside, ns)) = host_and_container() else { return };
+    fine(&mut host, &[bridge("br0")]);
+    let pairs: Vec<_> = (0..1024)
+        .map(|i| match veth(&format!("rv{i}"), Some("br0"), Some(&ns)) {
+            LinkOp::NewVeth(v) => LinkOp::NewVeth(NewVeth { peer: name(&format!("eth{i}")), ..v }),
+            other => other,
+        })
+        .collect();
+    let faults = host.batch(&pairs).unwrap();
+    assert_eq!(faults.iter().map(|f| (f.index, f.error.errno)).collect::<Vec<_>>(), [(1023, libc::EXFULL)]);
+    assert!(faults[0].error.hint.as_deref().unwrap().contains("1023 ports"));
+    assert_eq!(inside.links().unwrap().len(), 1024, "nothing is left of the one too many");
+    assert!(host.links().unwrap().iter().all(|l| l.name == name("lo") || l.alias.is_some()));
+    let retire: Vec<_> = (0..1023).map(|i| LinkOp::Retire(name(&format!("rv{i}")), 9)).collect();
+    fine(&mut host, &retire);
+    fine(&mut host, &[LinkOp::DeleteGroup(9)]);
+    assert_eq!(inside.links().unwrap().len(), 1);
+}
+
+#[test]
 fn pairs_in_one_namespace_and_every_other_verb() {
     let Some((mut host, ..)) = host_and_container() else { return };
     fine(&mut host, &[bridge("br0"), veth("rv1", None, None), LinkOp::Up(name("eth0"))]);

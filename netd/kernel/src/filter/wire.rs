@@ -1,0 +1,372 @@
+//! nf_tables messages as bytes: requests and transactions are built here, replies are taken apart here. No I/O.
+//!
+//! Written by hand because the generic codec crate does not know the generation check of a batch, and because ten thousand elements should be one pass over one buffer. Layouts: include/uapi/linux/netlink.h,
+//! netfilter/nfnetlink.h and netfilter/nf_tables.h. Everything inside an attribute is big endian; headers are native.
+
+/// `NFNL_SUBSYS_NFTABLES`, the high byte of every message type.
+const SUBSYS: u16 = 10 << 8;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// `NFPROTO_INET`.
+const INET: u8 = 1;
+
+const NLM_F_REQUEST: u16 = 0x01;
+const NLM_F_ACK: u16 = 0x04;
+const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+/// Set in a reply of a dump that the ruleset changed under.
+pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
+
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
+
+/// `NFT_SET_ELEM_INTERVAL_END`: the key is the first one behind an interval.
+const ELEM_INTERVAL_END: u32 = 1;
+const NLA_F_NESTED: u16 = 0x8000;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+const HEADER: usize = 16;
+/// A nested attribute has a 16 bit length, so long element lists are cut into several messages of one transaction.
+const LIST_LIMIT: usize = 60_000;
+
+/// What a message asks for (`enum nf_tables_msg_types`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(super) enum Verb {
+    GetTable = 1,
+    DelTable = 2,
+    GetChain = 4,
+    GetSet = 10,
+    NewSetElem = 12,
+    GetSetElem = 13,
+    DelSetElem = 14,
+    GetGen = 16,
+}
+
+/// Names inside a table, by the attribute that carries the name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Object<'a> {
+    Table,
+    Chain(&'a str),
+    Set(&'a str),
+}
+
+/// The key of a set element, up to two 16 byte fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Key {
+    pub(super) fn new(parts: &[&[u8]]) -> Self {
+        let mut key = Key { bytes: [0; 32], len: 0 };
+        for part in parts {
+            key.bytes[key.len..key.len + part.len()].copy_from_slice(part);
+            key.len += part.len();
+        }
+        key
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// One element as it is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Element {
+    pub(super) key: Key,
+    pub(super) edge: Edge,
+}
+
+/// Which side of an interval a key is; a key of a set without intervals is a `Start`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Edge {
+    /// First key behind an interval. Sorts first: where two intervals touch, one ends before the other begins.
+    End,
+    Start,
+}
+
+/// A growing buffer of messages with consecutive sequence numbers.
+#[derive(Debug)]
+pub(super) struct Messages {
+    bytes: Vec<u8>,
+    next: u32,
+    last: usize,
+}
+
+impl Messages {
+    pub(super) fn new(first_seq: u32) -> Self {
+        Messages { bytes: Vec::with_capacity(1024), next: first_seq, last: 0 }
+    }
+
+    /// Opens a transaction. With `generation` the kernel refuses it (ERESTART) when anything in the namespace's ruleset
+    /// changed since that generation was read.
+    pub(super) fn begin(&mut self, generation: Option<u32>) {
+        // The batch markers name the subsystem in res_id and belong to no family.
+        let at = self.open(BATCH_BEGIN, NLM_F_REQUEST, 0, 10);
+        if let Some(generation) = generation {
+            self.attr(1, &generation.to_be_bytes());
+        }
+        self.close(at);
+    }
+
+    /// Closes a transaction; the message before it is the one that is acknowledged.
+    pub(super) fn end(&mut self) {
+        let flags = self.last + 6;
+        let acked = u16::from_ne_bytes([self.bytes[flags], self.bytes[flags + 1]]) | NLM_F_ACK;
+        self.bytes[flags..flags + 2].copy_from_slice(&acked.to_ne_bytes());
+        let at = self.open(BATCH_END, NLM_F_REQUEST, 0, 10);
+        self.close(at);
+    }
+
+    /// A request for one object, or in a transaction its removal.
+    pub(super) fn object(&mut self, verb: Verb, table: &str, object: Object<'_>) {
+        let at = self.open(SUBSYS | verb as u16, NLM_F_REQUEST, INET, 0);
+        self.string(1, table);
+        match object {
+            Object::Table => {}
+            Object::Chain(name) => self.string(3, name),
+            Object::Set(name) => self.string(2, name),
+        }
+        self.close(at);
+    }
+
+    /// Asks for the generation of the namespace's ruleset.
+    pub(super) fn generation(&mut self) {
+        let at = self.open(SUBSYS | Verb::GetGen as u16, NLM_F_REQUEST, 0, 0);
+        self.close(at);
+    }
+
+    /// Asks for all elements of a set.
+    pub(super) fn dump(&mut self, table: &str, set: &str) {
+        let at = self.open(SUBSYS | Verb::GetSetElem as u16, NLM_F_REQUEST | NLM_F_DUMP, INET, 0);
+        self.string(1, table);
+        self.string(2, set);
+        self.close(at);
+    }
+
+    /// Adds or removes elements, in as many messages as they need.
+    pub(super) fn elements(&mut self, verb: Verb, table: &str, set: &str, elements: &[Element]) {
+        let flags = if verb == Verb::NewSetElem { NLM_F_REQUEST | NLM_F_CREATE } else { NLM_F_REQUEST };
+        let mut rest = elements;
+        while !rest.is_empty() {
+            let at = self.open(SUBSYS | verb as u16, flags, INET, 0);
+            self.string(1, table);
+            self.string(2, set);
+            let list = self.nest(3);
+            while let Some((element, tail)) = rest.split_first() {
+                if self.bytes.len() - list > LIST_LIMIT {
+                    break;
+                }
+                self.element(element);
+                rest = tail;
+            }
+            self.close_nest(list);
+            self.close(at);
+        }
+    }
+
+    fn element(&mut self, element: &Element) {
+        let item = self.nest(1);
+        if element.edge == Edge::End {
+            self.attr(3, &ELEM_INTERVAL_END.to_be_bytes());
+        }
+        let key = self.nest(1);
+        self.attr(1, element.key.bytes());
+        self.close_nest(key);
+        self.close_nest(item);
+    }
+
+    /// Sequence number of the next message.
+    pub(super) fn next_seq(&self) -> u32 {
+        self.next
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn open(&mut self, kind: u16, flags: u16, family: u8, res_id: u16) -> usize {
+        let at = self.bytes.len();
+        self.last = at;
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&flags.to_ne_bytes());
+        self.bytes.extend_from_slice(&self.next.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        // struct nfgenmsg: family, version (NFNETLINK_V0), resource id.
+        self.bytes.extend_from_slice(&[family, 0]);
+        self.bytes.extend_from_slice(&res_id.to_be_bytes());
+        self.next = self.next.wrapping_add(1);
+        at
+    }
+
+    fn close(&mut self, at: usize) {
+        let len = u32::try_from(self.bytes.len() - at).expect("an element list is cut at 60 kB");
+        self.bytes[at..at + 4].copy_from_slice(&len.to_ne_bytes());
+    }
+
+    fn string(&mut self, kind: u16, value: &str) {
+        let len = u16::try_from(value.len() + 5).expect("names in a table have at most 255 bytes");
+        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+    }
+
+    fn attr(&mut self, kind: u16, value: &[u8]) {
+        let len = u16::try_from(value.len() + 4).expect("the longest value is a key of 32 bytes");
+        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value);
+        self.pad();
+    }
+
+    fn nest(&mut self, kind: u16) -> usize {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        self.bytes.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
+        at
+    }
+
+    fn close_nest(&mut self, at: usize) {
+        let len = u16::try_from(self.bytes.len() - at).expect("an element list is cut at 60 kB");
+        self.bytes[at..at + 2].copy_from_slice(&len.to_ne_bytes());
+    }
+
+    fn pad(&mut self) {
+        while !self.bytes.len().is_multiple_of(4) {
+            self.bytes.push(0);
+        }
+    }
+}
+
+/// One message of the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    pub(super) seq: u32,
+    payload: &'a [u8],
+}
+
+/// What an `NLMSG_ERROR` says; errno 0 is an acknowledgement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) seq: u32,
+    pub(super) errno: i32,
+    pub(super) text: Option<String>,
+}
+
+/// Splits a datagram into messages; stops at the first that is cut short.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let len = usize::try_from(u32_ne(rest, 0)?).ok()?;
+        let payload = rest.get(HEADER..len)?;
+        let message = Message { kind: u16_ne(rest, 4)?, flags: u16_ne(rest, 6)?, seq: u32_ne(rest, 8)?, payload };
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(message)
+    })
+}
+
+impl<'a> Message<'a> {
+    /// Attributes of an nf_tables message.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+        attributes(self.payload.get(4..).unwrap_or(&[]))
+    }
+
+    /// Meaning of an `NLMSG_ERROR`, and of an `NLMSG_DONE` (which carries an errno too).
+    pub(super) fn verdict(&self) -> Verdict {
+        let code = u32_ne(self.payload, 0).map_or(-libc::EPROTO, u32::cast_signed);
+        let mut text = None;
+        if self.kind == NLMSG_ERROR && self.flags & NLM_F_ACK_TLVS != 0 {
+            // struct nlmsgerr repeats the request, only its header when capped; attributes follow.
+            let quoted = u32_ne(self.payload, 4).and_then(|len| usize::try_from(len).ok()).unwrap_or(HEADER);
+            let skip = 4 + if self.flags & NLM_F_CAPPED != 0 { HEADER } else { quoted.next_multiple_of(4) };
+            text = attributes(self.payload.get(skip..).unwrap_or(&[]))
+                .find(|(kind, _)| *kind == 1)
+                .map(|(_, value)| c_string(value));
+        }
+        Verdict { seq: self.seq, errno: code.saturating_neg(), text }
+    }
+
+    /// Elements of a `NFT_MSG_NEWSETELEM`; elements without a plain key (the catch-all one) are not rnet's and left out.
+    pub(super) fn elements(&self) -> impl Iterator<Item = Element> + use<'a> {
+        self.attributes().filter(|(kind, _)| *kind == 3).flat_map(|(_, list)| attributes(list)).filter_map(
+            |(_, item)| {
+                let find = |wanted: u16| attributes(item).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+                let (_, key) = attributes(find(1)?).find(|(kind, _)| *kind == 1)?;
+                let flags = find(3).and_then(u32_be).unwrap_or(0);
+                let edge = if flags & ELEM_INTERVAL_END != 0 { Edge::End } else { Edge::Start };
+                (key.len() <= 32).then(|| Element { key: Key::new(&[key]), edge })
+            },
+        )
+    }
+}
+
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let len = usize::from(u16_ne(rest, 0)?);
+        let kind = u16_ne(rest, 2)? & NLA_TYPE_MASK;
+        let value = rest.get(4..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, value))
+    })
+}
+
+/// A big endian attribute value.
+pub(super) fn u32_be(value: &[u8]) -> Option<u32> {
+    value.get(..4)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+fn c_string(value: &[u8]) -> String {
+    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+fn u32_ne(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn u16_ne(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A transaction as `nft --debug=mnl` shows it: begin, one element of one set, end.
+    #[test]
+    fn a_transaction_byte_for_byte() {
+        let mut batch = Messages::new(7);
+        batch.begin(Some(0x0102_0304));
+        let element = Element { key: Key::new(&[&[10, 0, 0, 1]]), edge: Edge::End };
+        batch.elements(Verb::NewSetElem, "t", "s", &[element]);
+        batch.end();
+        #[rustfmt::skip]
+        let expected: &[u8] = &[
+            28, 0, 0, 0, 0x10, 0, 0x01, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 8, 0, 1, 0, 1, 2, 3, 4,
+            64, 0, 0, 0, 12, 10, 0x05, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
+            6, 0, 1, 0, b't', 0, 0, 0, 6, 0, 2, 0, b's', 0, 0, 0,
+            28, 0, 3, 0x80, 24, 0, 1, 0x80, 8, 0, 3, 0, 0, 0, 0, 1, 12, 0, 1, 0x80, 8, 0, 1, 0, 10, 0, 0, 1,
+            20, 0, 0, 0, 0x11, 0, 0x01, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10,
+        ];
+        assert_eq!(batch.bytes(), expected);
+    }
+
+    #[test]
+    fn cut_or_wrong_lengths_end_the_walk() {
+        for datagram in [&[][..], &[1, 0], &[15, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[255; 40]] {
+            assert_eq!(messages(datagram).count(), 0);
+        }
+        let empty = [16u8, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(messages(&empty).map(|m| m.verdict().errno).collect::<Vec<_>>(), [libc::EPROTO]);
+    }
+}
