@@ -23,7 +23,6 @@ const DATAGRAM: usize = 64 << 10;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Event {
     /// A link is new or changed.
     Link(LinkState),

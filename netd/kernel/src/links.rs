@@ -35,7 +35,6 @@ pub struct Fault {
 
 /// What a link is, as far as rnet decides by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum LinkKind {
     /// Linux bridge; whether it filters VLANs.
     Bridge {

@@ -54,7 +54,9 @@ impl Engine {
                 let Some(network) = network else {
                     return Err(ApiError::new(
                         Kind::Invalid,
-                        format!("auto: {master} belongs to no rnet network, so there is no pool to take an address from"),
+                        format!(
+                            "auto: {master} belongs to no rnet network, so there is no pool to take an address from"
+                        ),
                     )
                     .hint("give the address, or attach to the bridge of a network: rnet network ls"));
                 };
@@ -72,11 +74,10 @@ impl Engine {
                 }
                 Ok(resolved)
             }
-            AddressSpec::Dhcp | AddressSpec::Dhcp6 => Err(ApiError::new(
-                Kind::Unsupported,
-                format!("{spec}: this version has no DHCP client"),
-            )
-            .hint("give a static address, or 0/0 for the link only")),
+            AddressSpec::Dhcp | AddressSpec::Dhcp6 => {
+                Err(ApiError::new(Kind::Unsupported, format!("{spec}: this version has no DHCP client"))
+                    .hint("give a static address, or 0/0 for the link only"))
+            }
             _ => Err(ApiError::new(Kind::Unsupported, format!("{spec}: not known to this version"))),
         }
     }
@@ -163,12 +164,7 @@ impl Engine {
 
     /// One address of every subnet of a network: those asked for, else the owner's own, else the next free ones. The
     /// gateways are the network's, unless it is internal.
-    pub(super) fn allocate(
-        &mut self,
-        network: NetworkId,
-        asked: &[IpAddr],
-        owner: &str,
-    ) -> Result<Resolved, ApiError> {
+    pub(super) fn allocate(&mut self, network: NetworkId, asked: &[IpAddr], owner: &str) -> Result<Resolved, ApiError> {
         let now = boot_seconds();
         let state = self.networks.get_mut(&network).expect("the caller found the network");
         let spec = &state.record.spec;

@@ -159,8 +159,11 @@ impl Engine {
         };
         if spec.options.vlan.is_some() || spec.options.trunk.is_some() {
             if !kernel_filters_vlans() {
-                return Err(ApiError::new(Kind::Unsupported, format!("VLANs on {name}: this kernel cannot filter them"))
-                    .hint("it lacks CONFIG_BRIDGE_VLAN_FILTERING"));
+                return Err(ApiError::new(
+                    Kind::Unsupported,
+                    format!("VLANs on {name}: this kernel cannot filter them"),
+                )
+                .hint("it lacks CONFIG_BRIDGE_VLAN_FILTERING"));
             }
             return Err(ApiError::new(
                 Kind::Unsupported,
@@ -174,7 +177,8 @@ impl Engine {
     /// container's is one more interface, unless `--replace` points at the one on the same device.
     fn existing(&self, spec: &AttachSpec, target: &Target) -> Existing {
         let ours = self.of_container(target.engine, &target.id);
-        let equal = |r: &&&EndpointRecord| matches!(&r.origin, Origin::Attach(asked) if same_words(asked, spec, &r.ifname));
+        let equal =
+            |r: &&&EndpointRecord| matches!(&r.origin, Origin::Attach(asked) if same_words(asked, spec, &r.ifname));
         if let Some(found) = ours.iter().find(equal) {
             let live = found.phase == Phase::Live && found.netns == inode(target.netns.id());
             return if live { Existing::Same(found.id) } else { Existing::Stale(found.id) };
@@ -207,8 +211,9 @@ impl Engine {
             if name.as_str().starts_with("br") {
                 return Ok(None);
             }
-            return Err(ApiError::new(Kind::Missing, format!("there is no interface {name} on this host"))
-                .hint(format!("make a bridge: rnet bridge create {name}; one whose name begins with br is made by attach")));
+            return Err(ApiError::new(Kind::Missing, format!("there is no interface {name} on this host")).hint(
+                format!("make a bridge: rnet bridge create {name}; one whose name begins with br is made by attach"),
+            ));
         };
         let what = match &link.kind {
             LinkKind::Bridge { .. } => return Ok(Some(link)),
@@ -298,8 +303,8 @@ impl Engine {
             master: d.master_name.clone(),
             ifname,
             host_ifname,
-            mac: o.mac.or(d.old.map(|r| r.mac)).unwrap_or_else(|| MacAddr::local(clock::random())),
-            mtu: o.mtu.or(d.master.map(|m| m.mtu)).unwrap_or(1500),
+            mac: o.mac.or_else(|| d.old.map(|r| r.mac)).unwrap_or_else(|| MacAddr::local(clock::random())),
+            mtu: o.mtu.or_else(|| d.master.map(|m| m.mtu)).unwrap_or(1500),
             addresses: resolved.addresses.clone(),
             gateways,
             routes: o.routes.clone(),

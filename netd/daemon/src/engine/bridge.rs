@@ -73,7 +73,7 @@ impl Engine {
         let record = BridgeRecord {
             name: name.clone(),
             mac: uplink.as_ref().and_then(|(link, _)| link.mac),
-            mtu: request.mtu.or(uplink.as_ref().map(|(link, _)| link.mtu)).unwrap_or(1500),
+            mtu: request.mtu.or_else(|| uplink.as_ref().map(|(link, _)| link.mtu)).unwrap_or(1500),
             addresses: request.addresses.clone(),
             uplink: uplink.map(|(_, record)| record),
         };
@@ -114,7 +114,10 @@ impl Engine {
                 .hint("list them: ip link"));
         };
         if matches!(link.kind, LinkKind::Bridge { .. } | LinkKind::Loopback) {
-            return Err(ApiError::new(Kind::Invalid, format!("{name} cannot be an uplink: it is a bridge or loopback")));
+            return Err(ApiError::new(
+                Kind::Invalid,
+                format!("{name} cannot be an uplink: it is a bridge or loopback"),
+            ));
         }
         if link.master.is_some() {
             return Err(ApiError::new(Kind::Conflict, format!("{name} is a port of another device already"))
@@ -152,7 +155,11 @@ impl Engine {
             vlan_filtering: false,
         };
         let mut plan = Plan::default();
-        plan.undoable("bridge.make", host(vec![LinkOp::NewBridge(new)]), vec![host(vec![LinkOp::Delete(name.clone())])]);
+        plan.undoable(
+            "bridge.make",
+            host(vec![LinkOp::NewBridge(new)]),
+            vec![host(vec![LinkOp::Delete(name.clone())])],
+        );
         let mut ops: Vec<LinkOp> = Vec::new();
         let mut undo = Vec::new();
         if let Some(uplink) = &record.uplink {
@@ -200,8 +207,11 @@ impl Engine {
         let uplink = record.uplink.as_ref().map(|u| &u.name);
         let stranger = |l: &&LinkState| l.master.is_some() && l.master == index && Some(&l.name) != uplink;
         if let Some(port) = self.foreign.values().find(stranger) {
-            return Err(ApiError::new(Kind::Conflict, format!("bridge {name} has a port rnet did not make: {}", port.name))
-                .hint(format!("free it: ip link set {} nomaster", port.name)));
+            return Err(ApiError::new(
+                Kind::Conflict,
+                format!("bridge {name} has a port rnet did not make: {}", port.name),
+            )
+            .hint(format!("free it: ip link set {} nomaster", port.name)));
         }
         // The store first: a bridge of ours that no record knows is taken back by the next start.
         let log_key = format!("bridge/{name}");
@@ -226,7 +236,9 @@ impl Engine {
             && self.kernel.host.link(&uplink.name).map_err(fail)?.is_some()
         {
             let bridge_is_there = self.kernel.host.link(&record.name).map_err(fail)?.is_some();
-            ops.extend(hand_back(uplink, &record.name).into_iter().filter(|op| bridge_is_there || !touches(op, &record.name)));
+            ops.extend(
+                hand_back(uplink, &record.name).into_iter().filter(|op| bridge_is_there || !touches(op, &record.name)),
+            );
         }
         ops.push(LinkOp::Delete(record.name.clone()));
         match self.kernel.host.batch(&ops).map_err(fail)?.into_iter().next() {

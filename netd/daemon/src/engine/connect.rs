@@ -31,8 +31,7 @@ impl Engine {
         target: &Target,
     ) -> Result<AttachReply, ApiError> {
         let network = self.find_network(name)?;
-        let asked =
-            Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone() };
+        let asked = Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone() };
         let result = self.connect_to(network, target, &asked);
         self.kernel.leave();
         result
@@ -61,12 +60,12 @@ impl Engine {
                 return Err(error);
             }
         };
-        let result = self
-            .record_of(network, target, asked, &inside, &resolved, prewired.as_ref())
-            .and_then(|record| match &prewired {
+        let result = self.record_of(network, target, asked, &inside, &resolved, prewired.as_ref()).and_then(|record| {
+            match &prewired {
                 Some(_) => self.dress(record, target),
                 None => self.wire_to_network(record, target, &inside),
-            });
+            }
+        });
         match result {
             Ok(record) => Ok(AttachReply { outcome: Outcome::Created, endpoint: self.show(&record), plan: Vec::new() }),
             Err(error) => {
@@ -137,7 +136,7 @@ impl Engine {
             master: spec.bridge.clone().expect("a network has a bridge from its creation on"),
             ifname,
             host_ifname: prewired.map_or_else(|| tag::host_ifname(id), |p| p.host_ifname.clone()),
-            mac: asked.mac.or(prewired.map(|p| p.mac)).unwrap_or_else(|| MacAddr::local(clock::random())),
+            mac: asked.mac.or_else(|| prewired.map(|p| p.mac)).unwrap_or_else(|| MacAddr::local(clock::random())),
             mtu: spec.mtu.expect("a network has an MTU from its creation on"),
             addresses: resolved.addresses.clone(),
             metric: inside.next_metric(&resolved.gateways),
@@ -174,9 +173,8 @@ impl Engine {
         ops.extend(rnet_plugins_builtin::dress(&wanted));
         let mut plan = Plan::default();
         plan.step("attach.inside", Action::Links(Place::Inside(target.netns.clone()), ops));
-        apply(&plan, &mut self.kernel).map_err(|f| {
-            kernel(format!("cannot connect {} to {}", record.container, record.master), &f.cause)
-        })?;
+        apply(&plan, &mut self.kernel)
+            .map_err(|f| kernel(format!("cannot connect {} to {}", record.container, record.master), &f.cause))?;
         record.phase = Phase::Live;
         self.settle(record, &plan, &target.netns)
     }

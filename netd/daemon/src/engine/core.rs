@@ -21,11 +21,11 @@ use crate::config::Config;
 
 /// What the engine is started with.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Directories.
-    pub root: Root,
+    pub(crate) root: Root,
     /// Configuration.
-    pub config: Config,
+    pub(crate) config: Config,
 }
 
 /// A network and what lives on it.
@@ -63,7 +63,7 @@ pub(super) struct Retired {
 }
 
 /// All state. Only its own thread touches it.
-pub struct Engine {
+pub(crate) struct Engine {
     pub(super) root: Root,
     pub(super) config: Config,
     pub(super) tag: Tag,
@@ -180,9 +180,7 @@ impl Engine {
         Version {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            kernel: nix::sys::utsname::uname()
-                .map(|u| u.release().to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            kernel: nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
             degraded,
         }
     }

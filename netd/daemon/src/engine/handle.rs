@@ -23,6 +23,21 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// Events a slow listener may lag behind.
 const EVENT_BACKLOG: usize = 1024;
 
+tokio::task_local! {
+    /// How long the engine's thread worked for the request of this task.
+    static WORKED: std::cell::Cell<Duration>;
+}
+
+/// Runs a request and says how long the engine's thread worked on its jobs, without the time they queued.
+pub(crate) async fn worked<T>(request: impl Future<Output = T>) -> (T, Duration) {
+    WORKED
+        .scope(std::cell::Cell::default(), async {
+            let result = request.await;
+            (result, WORKED.with(std::cell::Cell::get))
+        })
+        .await
+}
+
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 
 /// What reaches the engine's thread.
@@ -42,7 +57,7 @@ pub(super) struct Announcement {
 
 /// A clonable handle of the engine.
 #[derive(Clone)]
-pub struct Handle {
+pub(crate) struct Handle {
     mailbox: mpsc::Sender<Message>,
     events: broadcast::Sender<Event>,
     host: Netns,
@@ -60,7 +75,7 @@ impl std::fmt::Debug for Handle {
 ///
 /// # Errors
 /// When a store cannot be opened or the kernel cannot be read.
-pub fn start(options: Options) -> Result<Handle, ApiError> {
+pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
     let host = Netns::current().map_err(|e| super::core::kernel("cannot open the daemon's network namespace", &e))?;
     let timing = options.config.probe_timing();
     let (events, _) = broadcast::channel(EVENT_BACKLOG);
@@ -121,19 +136,25 @@ impl Handle {
         let stopped = || ApiError::new(Kind::Unavailable, "netd is stopping").hint("repeat the request");
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move |engine: &mut Engine| {
-            let _ = reply.send(job(engine));
+            let begun = std::time::Instant::now();
+            let result = job(engine);
+            // A client that is gone does not matter.
+            let _ = reply.send((result, begun.elapsed()));
         });
         self.mailbox.send(Message::Job(job)).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let (result, took) = answer.await.map_err(|_| stopped())?;
+        // Outside of a request nobody asks.
+        let _ = WORKED.try_with(|worked| worked.set(worked.get() + took));
+        result
     }
 
     /// Version and health.
-    pub async fn version(&self) -> Result<Version, ApiError> {
+    pub(crate) async fn version(&self) -> Result<Version, ApiError> {
         self.call(|e| Ok(e.version())).await
     }
 
     /// Attaches a container to a host interface.
-    pub async fn attach(&self, request: AttachRequest, target: Target) -> Result<AttachReply, ApiError> {
+    pub(crate) async fn attach(&self, request: AttachRequest, target: Target) -> Result<AttachReply, ApiError> {
         let (request, target) = (Arc::new(request), Arc::new(target));
         let (r, t) = (request.clone(), target.clone());
         let timing = self.timing;
@@ -171,12 +192,12 @@ impl Handle {
     }
 
     /// Detaches.
-    pub async fn detach(&self, request: DetachRequest) -> Result<Vec<Endpoint>, ApiError> {
+    pub(crate) async fn detach(&self, request: DetachRequest) -> Result<Vec<Endpoint>, ApiError> {
         self.call(move |e| e.detach(&request)).await
     }
 
     /// Waits until an interface is ready.
-    pub async fn wait(&self, request: WaitRequest) -> Result<Endpoint, ApiError> {
+    pub(crate) async fn wait(&self, request: WaitRequest) -> Result<Endpoint, ApiError> {
         let mut events = self.events.subscribe();
         let limit = Duration::from_millis(request.timeout_ms).min(LONGEST_WAIT);
         let deadline = tokio::time::Instant::now() + limit;
@@ -188,7 +209,7 @@ impl Handle {
             }
             // Any event may be the one; a lagging receiver has missed some, which is as good a reason to look again.
             let Ok(next) = tokio::time::timeout_at(deadline, events.recv()).await else {
-                let interface = request.ifname.as_ref().map_or("an interface".to_owned(), ToString::to_string);
+                let interface = request.ifname.as_ref().map_or_else(|| "an interface".to_owned(), ToString::to_string);
                 let error = ApiError::new(
                     Kind::Retry,
                     format!("{interface} of {} was not ready within {:.1} s", request.container, limit.as_secs_f64()),
@@ -205,37 +226,37 @@ impl Handle {
     }
 
     /// All endpoints.
-    pub async fn endpoints(&self) -> Result<Vec<Endpoint>, ApiError> {
+    pub(crate) async fn endpoints(&self) -> Result<Vec<Endpoint>, ApiError> {
         self.call(|e| Ok(e.endpoints())).await
     }
 
     /// One endpoint by id or unique prefix of it.
-    pub async fn endpoint(&self, id: String) -> Result<Endpoint, ApiError> {
+    pub(crate) async fn endpoint(&self, id: String) -> Result<Endpoint, ApiError> {
         self.call(move |e| e.endpoint(&id)).await
     }
 
     /// All networks.
-    pub async fn networks(&self) -> Result<Vec<Network>, ApiError> {
+    pub(crate) async fn networks(&self) -> Result<Vec<Network>, ApiError> {
         self.call(|e| Ok(e.networks())).await
     }
 
     /// One network by name, id or unique prefix of its id.
-    pub async fn network(&self, name: String) -> Result<Network, ApiError> {
+    pub(crate) async fn network(&self, name: String) -> Result<Network, ApiError> {
         self.call(move |e| e.network(&name)).await
     }
 
     /// Creates a network; an equal one that exists is returned.
-    pub async fn create_network(&self, spec: NetworkSpec) -> Result<Network, ApiError> {
+    pub(crate) async fn create_network(&self, spec: NetworkSpec) -> Result<Network, ApiError> {
         self.call(move |e| e.create_network(&spec)).await
     }
 
     /// Removes a network; `force` disconnects what is on it first.
-    pub async fn remove_network(&self, name: String, force: bool) -> Result<Network, ApiError> {
+    pub(crate) async fn remove_network(&self, name: String, force: bool) -> Result<Network, ApiError> {
         self.call(move |e| e.remove_network(&name, force)).await
     }
 
     /// Connects a container to a network.
-    pub async fn connect(
+    pub(crate) async fn connect(
         &self,
         name: String,
         request: NetworkConnect,
@@ -245,42 +266,42 @@ impl Handle {
     }
 
     /// Disconnects a container from a network.
-    pub async fn disconnect(&self, name: String, request: NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
+    pub(crate) async fn disconnect(&self, name: String, request: NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
         self.call(move |e| e.disconnect(&name, &request)).await
     }
 
     /// Every address in use.
-    pub async fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
+    pub(crate) async fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
         self.call(|e| Ok(e.allocations())).await
     }
 
     /// All bridges netd made or uses.
-    pub async fn bridges(&self) -> Result<Vec<Bridge>, ApiError> {
+    pub(crate) async fn bridges(&self) -> Result<Vec<Bridge>, ApiError> {
         self.call(|e| e.bridges()).await
     }
 
     /// Makes a bridge; an equal one that exists is returned.
-    pub async fn create_bridge(&self, request: BridgeRequest) -> Result<Bridge, ApiError> {
+    pub(crate) async fn create_bridge(&self, request: BridgeRequest) -> Result<Bridge, ApiError> {
         self.call(move |e| e.create_bridge(&request)).await
     }
 
     /// Removes a bridge that netd made.
-    pub async fn remove_bridge(&self, name: IfName) -> Result<Bridge, ApiError> {
+    pub(crate) async fn remove_bridge(&self, name: IfName) -> Result<Bridge, ApiError> {
         self.call(move |e| e.remove_bridge(&name)).await
     }
 
     /// All sandboxes.
-    pub async fn sandboxes(&self) -> Result<Vec<Sandbox>, ApiError> {
+    pub(crate) async fn sandboxes(&self) -> Result<Vec<Sandbox>, ApiError> {
         self.call(|e| Ok(e.sandboxes())).await
     }
 
     /// Gets a namespace for a container.
-    pub async fn create_sandbox(&self, request: SandboxRequest) -> Result<Sandbox, ApiError> {
+    pub(crate) async fn create_sandbox(&self, request: SandboxRequest) -> Result<Sandbox, ApiError> {
         self.call(move |e| e.create_sandbox(&request)).await
     }
 
     /// Connects a sandbox and brings its persistent attachments back.
-    pub async fn connect_sandbox(
+    pub(crate) async fn connect_sandbox(
         &self,
         id: ContainerName,
         request: ConnectRequest,
@@ -289,32 +310,32 @@ impl Handle {
     }
 
     /// Gives a namespace back.
-    pub async fn release_sandbox(&self, id: ContainerName, forget: bool) -> Result<Empty, ApiError> {
+    pub(crate) async fn release_sandbox(&self, id: ContainerName, forget: bool) -> Result<Empty, ApiError> {
         self.call(move |e| e.release_sandbox(&id, forget)).await
     }
 
     /// All links between sandboxes.
-    pub async fn links(&self) -> Result<Vec<Link>, ApiError> {
+    pub(crate) async fn links(&self) -> Result<Vec<Link>, ApiError> {
         self.call(|e| Ok(e.links())).await
     }
 
     /// Makes links between sandboxes, all or none.
-    pub async fn create_links(&self, requests: Vec<LinkRequest>) -> Result<Vec<Link>, ApiError> {
+    pub(crate) async fn create_links(&self, requests: Vec<LinkRequest>) -> Result<Vec<Link>, ApiError> {
         self.call(move |e| e.create_links(&requests)).await
     }
 
     /// Removes a link.
-    pub async fn remove_link(&self, id: EndpointId) -> Result<Empty, ApiError> {
+    pub(crate) async fn remove_link(&self, id: EndpointId) -> Result<Empty, ApiError> {
         self.call(move |e| e.remove_link(id)).await
     }
 
     /// Events from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 
     /// Ends the thread after the jobs that are queued; endpoints stay as they are.
-    pub async fn shutdown(&self) {
+    pub(crate) async fn shutdown(&self) {
         let _ = self.mailbox.send(Message::Stop);
         let thread = self.thread.lock().ok().and_then(|mut t| t.take());
         if let Some(thread) = thread {

@@ -23,11 +23,11 @@ mod tag;
 mod view;
 mod wire;
 
-pub use self::core::{Engine, Options};
-pub use handle::{Handle, start};
+pub(crate) use self::core::{Engine, Options};
+pub(crate) use handle::{Handle, start, worked};
 
 /// Names of all fail points, in the order of the operations.
-pub fn fail_points() -> Vec<String> {
+pub(crate) fn fail_points() -> Vec<String> {
     const STEPS: &[&str] = &[
         "attach.log",
         "attach.bridge",

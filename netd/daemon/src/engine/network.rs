@@ -32,7 +32,10 @@ impl Engine {
                 return Ok(self.show_network(found.record.id).expect("it was just found"));
             }
             return Err(ApiError::new(Kind::Conflict, format!("network {} exists with other options", requested.name))
-                .hint(format!("compare: rnet network inspect {0}; or remove it: rnet network rm {0}", requested.name)));
+                .hint(format!(
+                    "compare: rnet network inspect {0}; or remove it: rnet network rm {0}",
+                    requested.name
+                )));
         }
         let id = clock::network_id();
         let spec = self.fill_in(requested, id)?;
@@ -147,7 +150,11 @@ impl Engine {
         };
         let mut plan = Plan::default();
         let links = |ops| Action::Links(Place::Host, ops);
-        plan.undoable("network.bridge", links(vec![LinkOp::NewBridge(new)]), vec![links(vec![LinkOp::Delete(bridge.clone())])]);
+        plan.undoable(
+            "network.bridge",
+            links(vec![LinkOp::NewBridge(new)]),
+            vec![links(vec![LinkOp::Delete(bridge.clone())])],
+        );
         let addresses = bridge_addresses(spec);
         if !addresses.is_empty() {
             let ops = addresses.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
@@ -202,7 +209,8 @@ impl Engine {
         // The store first: what is left in the kernel after a crash belongs to no network and is collected.
         self.writer.commit(vec![delete(network_key(id))])?;
         let state = self.networks.remove(&id).expect("it was just found");
-        let owners = state.pools.iter().flat_map(|p| p.iter().map(|(_, owner, _)| owner.to_owned()).collect::<Vec<_>>());
+        let owners =
+            state.pools.iter().flat_map(|p| p.iter().map(|(_, owner, _)| owner.to_owned()).collect::<Vec<_>>());
         self.writer.behind(owners.map(|o| delete(reservation_key(id, &o))).collect());
         let bridge = state.record.spec.bridge.clone().expect("filled in");
         let remove = self.kernel.host.batch(&[LinkOp::Delete(bridge.clone())]);

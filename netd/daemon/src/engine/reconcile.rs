@@ -15,7 +15,9 @@ use super::bridge::bridge_key;
 use super::clock::boot_seconds;
 use super::core::{SandboxState, endpoint_key, kernel};
 use super::network::{bridge_addresses, filter_elements, network_state};
-use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, Origin, Phase, Reservation, SandboxRecord};
+use super::state::{
+    BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
+};
 use super::surfaces::{Stored, put};
 use super::{Engine, clock, view};
 
@@ -186,8 +188,7 @@ impl Engine {
         self.filter_ready = false;
         self.ensure_filter()?;
         let fail = |e| kernel("cannot update the packet filter", &e);
-        let wanted: FilterState =
-            self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
+        let wanted: FilterState = self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
         let present = self.kernel.filter.state().map_err(fail)?;
         let add: Vec<_> = wanted.difference(&present).cloned().collect();
         let remove: Vec<_> = present.difference(&wanted).cloned().collect();
@@ -382,7 +383,8 @@ impl Engine {
     fn recover_links(&mut self, records: Vec<LinkRecord>) {
         for record in records {
             let there = record.request.ends.iter().all(|e| self.sandbox_of.contains_key(e.container_id.as_str()));
-            let whole = there && (self.link_is_there(&record) || self.make_links(std::slice::from_ref(&record)).is_ok());
+            let whole =
+                there && (self.link_is_there(&record) || self.make_links(std::slice::from_ref(&record)).is_ok());
             if whole {
                 self.links.insert(record.id, record);
             } else {

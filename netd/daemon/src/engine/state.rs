@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use rnet_api::LinkRequest;
 use rnet_model::{
     AttachSpec, EndpointId, Engine, IfAddr, IfName, MacAddr, NetworkId, NetworkSpec, RouteSpec, SandboxId, Subnet,
 };
-use rnet_api::LinkRequest;
 use serde::{Deserialize, Serialize};
 
 use crate::resolve::Target;

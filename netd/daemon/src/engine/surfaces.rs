@@ -10,7 +10,7 @@ use rnet_api::ApiError;
 use rnet_kernel::{Filter, KernelError, Links, Netns, NetnsId, Nft, ProcSys, Route, Sysctls};
 use rnet_model::Kind;
 use rnet_plan::{Place, Surfaces};
-use rnet_store::{Expect, RedbStore, Store, StoreError, Write};
+use rnet_store::{RedbStore, Store, StoreError, Write};
 use serde::Serialize;
 
 /// The kernel surfaces. The last namespace entered stays open for the operation that follows.
@@ -62,7 +62,7 @@ impl Surfaces for Kernel {
 }
 
 enum Order {
-    Commit(Vec<Write>, Option<mpsc::Sender<Result<u64, StoreError>>>),
+    Commit(Vec<Write>, Option<mpsc::Sender<Result<(), StoreError>>>),
     Finish,
 }
 
@@ -85,8 +85,7 @@ impl Writer {
     /// Opens the store, reads all of it and starts the thread.
     pub(super) fn open(path: &Path) -> Result<(Self, Stored), ApiError> {
         let mut redb = RedbStore::open(path).map_err(|e| super::core::store(&e))?;
-        let records = redb.list("").map_err(|e| super::core::store(&e))?;
-        let stored = records.into_iter().map(|r| (r.key, r.value)).collect();
+        let stored = redb.list("").map_err(|e| super::core::store(&e))?;
         let (orders, inbox) = mpsc::channel();
         let fault = Arc::new(Mutex::new(None));
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -105,7 +104,7 @@ impl Writer {
         let (done, answer) = mpsc::channel();
         self.waiting.fetch_add(1, Ordering::Relaxed);
         self.orders.send(Order::Commit(writes, Some(done))).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?.map(drop).map_err(|e| super::core::store(&e))
+        answer.recv().map_err(|_| gone())?.map_err(|e| super::core::store(&e))
     }
 
     /// Commits later.
@@ -133,23 +132,18 @@ impl Writer {
     }
 }
 
-/// A write without a condition: the engine's thread is the only writer.
+/// A record as a write.
 pub(super) fn put(key: String, value: &impl Serialize) -> Write {
     let value = serde_json::to_vec(value).expect("records are JSON objects with string keys");
-    Write::Put { key, value, expect: Expect::Any }
+    Write::Put { key, value }
 }
 
-/// A removal without a condition.
+/// A removal.
 pub(super) fn delete(key: String) -> Write {
-    Write::Delete { key, expect: Expect::Any }
+    Write::Delete { key }
 }
 
-fn serve(
-    store: &mut RedbStore,
-    inbox: &mpsc::Receiver<Order>,
-    fault: &Mutex<Option<String>>,
-    waiting: &AtomicUsize,
-) {
+fn serve(store: &mut RedbStore, inbox: &mpsc::Receiver<Order>, fault: &Mutex<Option<String>>, waiting: &AtomicUsize) {
     while let Ok(order) = inbox.recv() {
         let Order::Commit(mut writes, mut waiter) = order else { return };
         let mut orders = 1;
@@ -163,7 +157,7 @@ fn serve(
                     orders += 1;
                 }
                 Ok(Order::Commit(more, someone)) => {
-                    report(store.commit(std::mem::replace(&mut writes, more)), None, fault);
+                    report(store.commit(&std::mem::replace(&mut writes, more)), None, fault);
                     waiting.fetch_sub(orders, Ordering::Release);
                     (waiter, orders) = (someone, 1);
                 }
@@ -171,7 +165,7 @@ fn serve(
                 Err(_) => break,
             }
         }
-        report(store.commit(writes), waiter, fault);
+        report(store.commit(&writes), waiter, fault);
         waiting.fetch_sub(orders, Ordering::Release);
         if finish {
             return;
@@ -180,8 +174,8 @@ fn serve(
 }
 
 fn report(
-    result: Result<u64, StoreError>,
-    waiter: Option<mpsc::Sender<Result<u64, StoreError>>>,
+    result: Result<(), StoreError>,
+    waiter: Option<mpsc::Sender<Result<(), StoreError>>>,
     fault: &Mutex<Option<String>>,
 ) {
     if let Ok(mut fault) = fault.lock() {

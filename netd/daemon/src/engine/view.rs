@@ -130,7 +130,8 @@ impl Engine {
         if let Some(found) = by_name {
             return Ok(found.record.id);
         }
-        let found: Vec<NetworkId> = self.networks.keys().filter(|id| id.to_string().starts_with(&lower)).copied().collect();
+        let found: Vec<NetworkId> =
+            self.networks.keys().filter(|id| id.to_string().starts_with(&lower)).copied().collect();
         match found[..] {
             [one] => Ok(one),
             [] => Err(ApiError::new(Kind::Missing, format!("there is no network {given:?}"))

@@ -1,9 +1,9 @@
 //! Wiring: a record made true in the kernel, written ahead, taken back whole when it fails.
 
 use rnet_api::ApiError;
-use rnet_kernel::{Event as KernelEvent, LinkKind, LinkState, Links, Netns};
+use rnet_kernel::{LinkKind, LinkState, Links, Netns};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind};
-use rnet_plan::{Action, Place, Plan, Step, apply, fail};
+use rnet_plan::{Plan, apply, fail};
 use rnet_plugin_protocol::{Loopback, PluginError, Wanted};
 
 use super::core::{Retired, endpoint_key, inode, kernel};

@@ -1,0 +1,246 @@
+//! netd.toml: every key with its default. contrib/netd.toml is the page about it, and a test keeps the two equal.
+
+use std::path::Path;
+
+use rnet_api::ApiError;
+use rnet_kernel::ProbeTiming;
+use rnet_model::{Kind, Subnet};
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Seconds a freed address waits before somebody else gets it.
+    pub(crate) rest_seconds: u64,
+    /// Ready namespaces kept for each network in use.
+    pub(crate) pool_size: usize,
+    /// Whether netd turns on forwarding when a network needs it.
+    pub(crate) ip_forward: bool,
+    /// How a LAN is asked whether an address is free.
+    pub(crate) probe: Probe,
+    /// Blocks for networks that name no subnet.
+    pub(crate) pools: Vec<PoolBlock>,
+    /// The network of containers that name none.
+    pub(crate) default_network: DefaultNetwork,
+    /// The socket.
+    pub(crate) api: Api,
+    /// Docker.
+    pub(crate) docker: Docker,
+}
+
+/// `probe`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Probe {
+    /// Three questions within 300 ms.
+    Fast,
+    /// With the times of RFC 5227.
+    Rfc5227,
+    /// Not at all.
+    Off,
+}
+
+/// One of `[[pools]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolBlock {
+    /// The block.
+    pub(crate) subnet: Subnet,
+    /// Prefix length of the subnets it is cut into.
+    pub(crate) size: u8,
+}
+
+/// `[default_network]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DefaultNetwork {
+    /// Whether it is made when a container first asks for it.
+    pub(crate) enabled: bool,
+    /// Its subnet, if not one of the pools'.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// `[api]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Api {
+    /// Group that may use the socket besides root.
+    pub(crate) group: String,
+    /// Largest request body in bytes.
+    pub(crate) body_limit: usize,
+    /// Most connections at once.
+    pub(crate) connections: usize,
+}
+
+/// `[docker]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Docker {
+    /// Where it listens; default: `DOCKER_HOST` of the daemon, else Docker's own default.
+    pub(crate) host: Option<String>,
+    /// Longest wait for an answer in milliseconds.
+    pub(crate) timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let block = |(subnet, size): (&str, u8)| PoolBlock { subnet: subnet.parse().expect("a subnet"), size };
+        let sixteen =
+            [17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31].map(|n| (format!("172.{n}.0.0/16"), 16));
+        let mut pools: Vec<PoolBlock> = sixteen.iter().map(|(s, size)| block((s, *size))).collect();
+        pools.push(block(("192.168.0.0/16", 20)));
+        Config {
+            rest_seconds: 60,
+            pool_size: 4,
+            ip_forward: true,
+            probe: Probe::Fast,
+            pools,
+            default_network: DefaultNetwork::default(),
+            api: Api::default(),
+            docker: Docker::default(),
+        }
+    }
+}
+
+impl Default for DefaultNetwork {
+    fn default() -> Self {
+        DefaultNetwork { enabled: true, subnet: None }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Api { group: "rnet".into(), body_limit: 1024 * 1024, connections: 512 }
+    }
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Docker { host: None, timeout_ms: 5000 }
+    }
+}
+
+/// Most ready namespaces for one network: a bridge has 1,023 ports.
+const MOST_READY: usize = 1000;
+
+impl Config {
+    /// Reads a file. An absent one is the defaults, unless it was asked for by name.
+    ///
+    /// # Errors
+    /// Names the file, the line and the key.
+    pub(crate) fn read(path: &Path, asked_for: AskedFor) -> Result<Self, ApiError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && asked_for == AskedFor::No => {
+                return Ok(Config::default());
+            }
+            Err(e) => {
+                return Err(ApiError::new(Kind::Invalid, format!("cannot read {}", path.display())).because(&e));
+            }
+        };
+        Self::parse(&text).map_err(|why| {
+            ApiError::new(Kind::Invalid, format!("{}: {why}", path.display()))
+                .hint("every key with its default is in contrib/netd.toml, and in PREFIX/share/rnet/netd.toml")
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Config = toml::from_str(text).map_err(|e| {
+            let line = e.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let at = line.map_or_else(String::new, |n| format!("line {n}: "));
+            format!("{at}{}", e.message())
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.pool_size > MOST_READY {
+            return Err(format!("pool_size: {} is more than {MOST_READY}", self.pool_size));
+        }
+        for PoolBlock { subnet, size } in &self.pools {
+            let bits = if subnet.is_ipv4() { 32 } else { 128 };
+            if *size < subnet.prefix() || *size > bits {
+                return Err(format!("pools: size {size} does not fit into {subnet}"));
+            }
+        }
+        if self.api.connections == 0 || self.api.body_limit < 1024 {
+            return Err("api: connections must be at least 1, body_limit at least 1024".into());
+        }
+        Ok(())
+    }
+
+    /// How to probe, if at all.
+    pub(crate) fn probe_timing(&self) -> Option<ProbeTiming> {
+        match self.probe {
+            Probe::Fast => Some(ProbeTiming::Fast),
+            Probe::Rfc5227 => Some(ProbeTiming::Rfc5227),
+            Probe::Off => None,
+        }
+    }
+
+    /// Blocks and prefix lengths.
+    pub(crate) fn pools(&self) -> Vec<(Subnet, u8)> {
+        self.pools.iter().map(|p| (p.subnet, p.size)).collect()
+    }
+}
+
+/// Whether the user named the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskedFor {
+    /// It is the default one.
+    No,
+    /// `--config FILE`.
+    Yes,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The documented file, with every commented key put in force, is the defaults.
+    #[test]
+    fn documented_keys_are_the_defaults() {
+        let page = include_str!("../../../contrib/netd.toml");
+        let keys: Vec<&str> = page
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .filter(|line| !line.starts_with("# "))
+            .collect();
+        assert_eq!(Config::parse(&keys.join("\n")).unwrap(), Config::default());
+        assert_eq!(Config::parse(page).unwrap(), Config::default());
+        for key in [
+            "rest_seconds",
+            "pool_size",
+            "ip_forward",
+            "probe",
+            "enabled",
+            "group",
+            "body_limit",
+            "connections",
+            "timeout_ms",
+            "host",
+            "subnet",
+            "size",
+        ] {
+            assert!(page.contains(&format!("{key} =")), "{key} is not documented");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_line_and_key() {
+        let said = |text| Config::parse(text).unwrap_err();
+        let unknown = said("rest_seconds = 1\n\nnonsense = 2\n");
+        assert!(unknown.starts_with("line 3: ") && unknown.contains("`nonsense`"), "{unknown}");
+        let nested = said("[api]\ngrup = \"x\"\n");
+        assert!(nested.starts_with("line 2: ") && nested.contains("`grup`"), "{nested}");
+        assert!(said("probe = \"slow\"").contains("slow"));
+        assert!(said("pool_size = -1").starts_with("line 1: "));
+        assert!(said("pool_size = 5000").contains("5000"));
+        assert!(said("[[pools]]\nsubnet = \"10.0.0.0/16\"\nsize = 8\n").contains("size 8"));
+        assert!(said("[[pools]]\nsubnet = \"10.0.0.1/16\"\nsize = 24\n").contains("10.0.0.1/16"));
+        assert!(said("x = ").starts_with("line 1: "));
+    }
+}

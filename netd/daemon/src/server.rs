@@ -1,0 +1,369 @@
+//! HTTP/1.1 and JSON over the unix socket: routes, limits, errors as JSON.
+//!
+//! Owns the way of a request to the engine's [`Handle`] and back. Refuses: deciding anything about networks.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, post};
+use futures_util::stream;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rnet_api::{
+    ApiError, AttachRequest, BridgeRequest, ConnectRequest, DetachRequest, Event, LinkRequest, NetworkConnect,
+    NetworkDisconnect, SandboxRequest, WaitRequest,
+};
+use rnet_model::{ContainerName, EndpointId, IfName, Kind, NetworkSpec};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, broadcast};
+
+use crate::auth::Guard;
+use crate::config;
+use crate::engine::{Handle, worked};
+use crate::resolve::Resolver;
+
+/// What a request can reach.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The engine.
+    pub(crate) engine: Handle,
+    /// From names to containers.
+    pub(crate) resolver: Resolver,
+    /// Limits.
+    pub(crate) api: config::Api,
+}
+
+type Shared = Arc<Context>;
+
+/// Time a client has for the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// Time open requests have when the daemon stops.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// Largest head of a request.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Serves until `stop` resolves, then lets open requests end.
+pub(crate) async fn serve(listener: UnixListener, guard: Guard, context: Context, stop: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(context.api.connections));
+    let router = router(Arc::new(context));
+    let graceful = GracefulShutdown::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &slots) => accepted,
+            () = &mut stop => break,
+        };
+        let (stream, slot) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors: the connections that are open will end.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let router = match stream
+            .peer_cred()
+            .map_err(|e| ApiError::new(Kind::Denied, "unknown peer").because(&e))
+            .and_then(|peer| guard.admit(peer))
+        {
+            Ok(()) => router.clone(),
+            Err(error) => refusing(error),
+        };
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke off");
+            }
+            drop(slot);
+        });
+    }
+    if tokio::time::timeout(STOP_LIMIT, graceful.shutdown()).await.is_err() {
+        tracing::debug!("requests were still open at the end");
+    }
+}
+
+async fn accept(
+    listener: &UnixListener,
+    slots: &Arc<Semaphore>,
+) -> std::io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, slot))
+}
+
+/// Every route: method, path, handler. `rnet_api::openapi::ROUTES` documents the same ones, which a test checks.
+fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
+    vec![
+        (Method::GET, "/v1/openapi.json", get(openapi)),
+        (Method::GET, "/v1/version", get(async |State(c): State<Shared>| answer(c.engine.version().await))),
+        (Method::GET, "/v1/events", get(events)),
+        (Method::GET, "/v1/attachments", get(async |State(c): State<Shared>| answer(c.engine.endpoints().await))),
+        (Method::POST, "/v1/attachments", post(attach)),
+        (
+            Method::GET,
+            "/v1/attachments/{id}",
+            get(async |State(c): State<Shared>, Path(id): Path<String>| answer(c.engine.endpoint(id).await)),
+        ),
+        (Method::POST, "/v1/detach", post(detach)),
+        (Method::POST, "/v1/wait", post(wait)),
+        (Method::GET, "/v1/networks", get(async |State(c): State<Shared>| answer(c.engine.networks().await))),
+        (Method::POST, "/v1/networks", post(create_network)),
+        (
+            Method::GET,
+            "/v1/networks/{name}",
+            get(async |State(c): State<Shared>, Path(name): Path<String>| answer(c.engine.network(name).await)),
+        ),
+        (Method::DELETE, "/v1/networks/{name}", delete(remove_network)),
+        (Method::POST, "/v1/networks/{name}/connect", post(connect)),
+        (Method::POST, "/v1/networks/{name}/disconnect", post(disconnect)),
+        (Method::GET, "/v1/allocations", get(async |State(c): State<Shared>| answer(c.engine.allocations().await))),
+        (Method::GET, "/v1/bridges", get(async |State(c): State<Shared>| answer(c.engine.bridges().await))),
+        (Method::POST, "/v1/bridges", post(create_bridge)),
+        (Method::DELETE, "/v1/bridges/{name}", delete(remove_bridge)),
+        (Method::GET, "/v1/sandboxes", get(async |State(c): State<Shared>| answer(c.engine.sandboxes().await))),
+        (Method::POST, "/v1/sandboxes", post(create_sandbox)),
+        (Method::POST, "/v1/sandboxes/{container_id}/connect", post(connect_sandbox)),
+        (Method::DELETE, "/v1/sandboxes/{container_id}", delete(release_sandbox)),
+        (Method::GET, "/v1/links", get(async |State(c): State<Shared>| answer(c.engine.links().await))),
+        (Method::POST, "/v1/links", post(create_links)),
+        (Method::DELETE, "/v1/links/{id}", delete(remove_link)),
+    ]
+}
+
+fn router(context: Shared) -> Router {
+    let routes = table().into_iter().fold(Router::new(), |router, (_, path, route)| router.route(path, route));
+    let unknown = async |request: Request| {
+        let text = format!("there is no {} {}", request.method(), request.uri().path());
+        refuse(&ApiError::new(Kind::Missing, text).hint("the routes are in /v1/openapi.json"))
+    };
+    let method = async |request: Request| {
+        let text = format!("{} does not take {}", request.uri().path(), request.method());
+        (StatusCode::METHOD_NOT_ALLOWED, json(&ApiError::new(Kind::Invalid, text))).into_response()
+    };
+    routes
+        .fallback(unknown)
+        .method_not_allowed_fallback(method)
+        .layer(from_fn(limit_and_time(context.api.body_limit)))
+        .with_state(context)
+}
+
+/// Answers everything with one refusal.
+fn refusing(error: ApiError) -> Router {
+    Router::new().fallback(async move || refuse(&error))
+}
+
+/// Reads the body up to its limit before anything looks at it, and says how long the engine worked
+/// (`server-timing`, W3C Server Timing, milliseconds).
+fn limit_and_time(
+    limit: usize,
+) -> impl Fn(Request, Next) -> futures_util::future::BoxFuture<'static, Response> + Clone {
+    move |request, next| {
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let bytes = match axum::body::to_bytes(body, limit).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    let text = format!("the request body is longer than {limit} bytes, or broke off");
+                    let error = ApiError::new(Kind::Invalid, text).because(&error);
+                    return (StatusCode::PAYLOAD_TOO_LARGE, json(&error)).into_response();
+                }
+            };
+            let (mut response, took) = worked(next.run(Request::from_parts(head, Body::from(bytes)))).await;
+            let timing = format!("engine;dur={:.4}", took.as_secs_f64() * 1e3);
+            if let Ok(value) = timing.parse() {
+                response.headers_mut().insert("server-timing", value);
+            }
+            response
+        })
+    }
+}
+
+/// A value as a JSON body.
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "cannot encode an answer");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn refuse(error: &ApiError) -> Response {
+    let status = StatusCode::from_u16(error.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    tracing::debug!(error = error.chain(), "refused");
+    (status, json(error)).into_response()
+}
+
+fn answer(result: Result<impl Serialize, ApiError>) -> Response {
+    match result {
+        Ok(value) => json(&value),
+        Err(error) => refuse(&error),
+    }
+}
+
+/// A request body as its type; what is wrong with it is named with line and column.
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|e| {
+        ApiError::new(Kind::Invalid, format!("the request body cannot be read: {e}"))
+            .hint("the schemas are in /v1/openapi.json")
+    })
+}
+
+/// A path segment as its type.
+fn segment<T: std::str::FromStr<Err = rnet_model::InvalidInput>>(text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(ApiError::from)
+}
+
+async fn openapi() -> Response {
+    json(&rnet_api::openapi::document())
+}
+
+async fn attach(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async {
+        let request: AttachRequest = parse(&body)?;
+        let target = c.resolver.resolve(&request.spec.container, request.identity.as_ref()).await?;
+        c.engine.attach(request, target).await
+    };
+    answer(work.await)
+}
+
+async fn detach(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.detach(parse::<DetachRequest>(&body)?).await };
+    answer(work.await)
+}
+
+async fn wait(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.wait(parse::<WaitRequest>(&body)?).await };
+    answer(work.await)
+}
+
+async fn create_network(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.create_network(parse::<NetworkSpec>(&body)?).await };
+    answer(work.await)
+}
+
+/// Query parameters; an unknown one is refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Flags {
+    force: bool,
+    forget: bool,
+}
+
+type MaybeFlags = Result<Query<Flags>, axum::extract::rejection::QueryRejection>;
+
+fn flags(query: MaybeFlags) -> Result<Flags, ApiError> {
+    query.map(|Query(flags)| flags).map_err(|e| ApiError::new(Kind::Invalid, format!("query: {}", e.body_text())))
+}
+
+async fn remove_network(State(c): State<Shared>, Path(name): Path<String>, query: MaybeFlags) -> Response {
+    let work = async { c.engine.remove_network(name, flags(query)?.force).await };
+    answer(work.await)
+}
+
+async fn connect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {
+    let work = async {
+        let request: NetworkConnect = parse(&body)?;
+        let target = c.resolver.resolve(&request.container, request.identity.as_ref()).await?;
+        c.engine.connect(name, request, target).await
+    };
+    answer(work.await)
+}
+
+async fn disconnect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {
+    let work = async { c.engine.disconnect(name, parse::<NetworkDisconnect>(&body)?).await };
+    answer(work.await)
+}
+
+async fn create_bridge(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.create_bridge(parse::<BridgeRequest>(&body)?).await };
+    answer(work.await)
+}
+
+async fn remove_bridge(State(c): State<Shared>, Path(name): Path<String>) -> Response {
+    let work = async { c.engine.remove_bridge(segment::<IfName>(&name)?).await };
+    answer(work.await)
+}
+
+async fn create_sandbox(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.create_sandbox(parse::<SandboxRequest>(&body)?).await };
+    answer(work.await)
+}
+
+async fn connect_sandbox(State(c): State<Shared>, Path(id): Path<String>, body: Bytes) -> Response {
+    let work =
+        async { c.engine.connect_sandbox(segment::<ContainerName>(&id)?, parse::<ConnectRequest>(&body)?).await };
+    answer(work.await)
+}
+
+async fn release_sandbox(State(c): State<Shared>, Path(id): Path<String>, query: MaybeFlags) -> Response {
+    let work = async { c.engine.release_sandbox(segment::<ContainerName>(&id)?, flags(query)?.forget).await };
+    answer(work.await)
+}
+
+async fn create_links(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.create_links(parse::<Vec<LinkRequest>>(&body)?).await };
+    answer(work.await)
+}
+
+async fn remove_link(State(c): State<Shared>, Path(id): Path<String>) -> Response {
+    let work = async { c.engine.remove_link(segment::<EndpointId>(&id)?).await };
+    answer(work.await)
+}
+
+/// Events as lines of JSON. A listener that is too slow is told how many it missed, and goes on.
+async fn events(State(c): State<Shared>) -> Response {
+    let receiver = c.engine.events();
+    let lines = stream::unfold(receiver, async |mut receiver| {
+        let event = match receiver.recv().await {
+            Ok(event) => event,
+            Err(broadcast::error::RecvError::Lagged(missed)) => Event {
+                time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+                action: "overrun".into(),
+                subject: "events".into(),
+                attributes: [("missed".to_owned(), missed.to_string())].into(),
+            },
+            Err(broadcast::error::RecvError::Closed) => return None,
+        };
+        let mut line = serde_json::to_vec(&event).ok()?;
+        line.push(b'\n');
+        Some((Ok::<_, Infallible>(Bytes::from(line)), receiver))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_documented_and_every_document_is_a_route() {
+        let served: BTreeSet<(String, &str)> = table()
+            .into_iter()
+            .filter(|(_, path, _)| *path != "/v1/openapi.json")
+            .map(|(method, path, _)| (method.as_str().to_lowercase(), path))
+            .collect();
+        let documented: BTreeSet<(String, &str)> =
+            rnet_api::openapi::ROUTES.iter().map(|r| (r.method.to_owned(), r.path)).collect();
+        assert_eq!(served, documented);
+    }
+}
