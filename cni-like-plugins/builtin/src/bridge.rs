@@ -1,7 +1,9 @@
 //! `bridge`: a veth pair, one end in the container, the other a port of a Linux bridge.
 
+use std::net::IpAddr;
+
 use rnet_kernel::{LinkKind, LinkOp, LinkState, NewBridge, NewVeth, RouteEntry};
-use rnet_model::{IfName, Kind, Subnet};
+use rnet_model::{IfAddr, IfName, Kind, Subnet};
 use rnet_plan::{Action, Place, Plan};
 use rnet_plugin_protocol::{Loopback, Plugin, PluginError, Wanted};
 
@@ -53,6 +55,8 @@ impl Plugin for Bridge {
             ops.push(LinkOp::Up(lo.clone()));
             undo.push(inside(vec![LinkOp::Down(lo)]));
         }
+        // Its own multicast on a bridge with a thousand ports is what a first packet would cost most.
+        ops.push(LinkOp::Quiet(wanted.ifname.clone()));
         ops.push(LinkOp::Up(wanted.ifname.clone()));
         ops.extend(dress(wanted));
         plan.undoable("attach.inside", inside(ops), undo);
@@ -109,10 +113,15 @@ fn host(ops: Vec<LinkOp>) -> Action {
 /// Addresses and routes of an interface that is there and up.
 pub fn dress(wanted: &Wanted) -> Vec<LinkOp> {
     let dev = &wanted.ifname;
+    let is_v6 = |a: &IfAddr| a.ip().is_ipv6();
+    let has_link_local = |a: &IfAddr| matches!(a.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    // RFC 4291 section 2.1: every IPv6 interface has one. The kernel's own came with questions to the whole link.
+    let link_local = (wanted.addresses.iter().any(is_v6) && !wanted.addresses.iter().any(has_link_local))
+        .then(|| LinkOp::AddAddress(dev.clone(), wanted.mac.link_local()));
     let addresses = wanted.addresses.iter().map(|a| LinkOp::AddAddress(dev.clone(), *a));
     let near = |ip| wanted.addresses.iter().any(|a| a.subnet().contains(ip));
-    let route = |destination: Subnet, via: Option<std::net::IpAddr>| {
-        let link_local = matches!(via, Some(std::net::IpAddr::V6(v6)) if v6.is_unicast_link_local());
+    let route = |destination: Subnet, via: Option<IpAddr>| {
+        let link_local = matches!(via, Some(IpAddr::V6(v6)) if v6.is_unicast_link_local());
         LinkOp::AddRoute(RouteEntry {
             destination,
             via,
@@ -124,8 +133,8 @@ pub fn dress(wanted: &Wanted) -> Vec<LinkOp> {
             protocol: RouteEntry::OURS,
         })
     };
-    let any = |like: std::net::IpAddr| Subnet::containing(like, 0).expect("0 is a prefix length of both families");
+    let any = |like: IpAddr| Subnet::containing(like, 0).expect("0 is a prefix length of both families");
     let defaults = wanted.gateways.iter().map(|g| route(any(*g), Some(*g)));
     let routes = wanted.routes.iter().map(|r| route(r.destination, r.via));
-    addresses.chain(defaults).chain(routes).collect()
+    link_local.into_iter().chain(addresses).chain(defaults).chain(routes).collect()
 }

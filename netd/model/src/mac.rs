@@ -1,10 +1,12 @@
 //! Unicast MAC addresses.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use md5::{Digest, Md5};
 
+use crate::IfAddr;
 use crate::error::{InvalidInput, string_value};
 
 /// A unicast, non-zero IEEE 802 MAC address. Written `xx:xx:xx:xx:xx:xx` in lower case; `U:text` parses to a stable
@@ -28,6 +30,13 @@ impl MacAddr {
     pub fn local(seed: u64) -> Self {
         let b = seed.to_be_bytes();
         MacAddr([(b[2] & 0xfc) | 0x02, b[3], b[4], b[5], b[6], b[7]])
+    }
+
+    /// The IPv6 link-local address of an interface with this address: modified EUI-64 (RFC 4291 appendix A), /64.
+    pub fn link_local(self) -> IfAddr {
+        let [a, b, c, d, e, f] = self.0;
+        let ip = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        IfAddr::new(ip.into(), 64).expect("64 is a prefix length of IPv6, and the host bits are not zero")
     }
 
     /// The six octets in transmission order.
@@ -85,6 +94,12 @@ string_value!(MacAddr, "unicast MAC address, or U:text for a stable one made fro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn link_local_addresses() {
+        let mac: MacAddr = "06:78:8d:59:27:c1".parse().expect("a MAC address");
+        assert_eq!(mac.link_local().to_string(), "fe80::478:8dff:fe59:27c1/64");
+    }
 
     #[test]
     fn text_gives_pipeworks_address() {
