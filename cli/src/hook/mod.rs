@@ -14,9 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use rnet_api::{
-    ApiError, AttachRequest, Client, DetachRequest, DetachWhich, Identity, NetworkConnect,
-};
+use rnet_api::{ApiError, AttachRequest, Client, DetachRequest, DetachWhich, Identity, NetworkConnect};
 use rnet_model::{ContainerName, ContainerRef, Engine, Kind, NetworkName};
 
 use self::annotations::Wish;

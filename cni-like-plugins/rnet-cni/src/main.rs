@@ -33,9 +33,7 @@ fn answer(command: Option<&str>) -> (Value, ExitCode) {
         (json!({"cniVersion": CNI_VERSION, "code": code, "msg": msg, "details": details}), ExitCode::FAILURE)
     };
     match command {
-        Some("VERSION") => {
-            (json!({"cniVersion": CNI_VERSION, "supportedVersions": [CNI_VERSION]}), ExitCode::SUCCESS)
-        }
+        Some("VERSION") => (json!({"cniVersion": CNI_VERSION, "supportedVersions": [CNI_VERSION]}), ExitCode::SUCCESS),
         Some(command @ ("ADD" | "DEL" | "CHECK" | "GC" | "STATUS")) => error(
             NOT_IN_THIS_VERSION,
             format!("{command} is not in this version of rnet-cni"),

@@ -191,9 +191,8 @@ impl Client {
     async fn send(&self, method: &str, path: &str, body: Bytes) -> Result<Incoming, ApiError> {
         let socket = self.root.socket();
         let stream = UnixStream::connect(&socket).await.map_err(|e| unreachable_daemon(&self.root, &e))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| broken(&self.root, &e))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&self.root, &e))?;
         tokio::spawn(connection);
         let request = hyper::Request::builder()
             .method(method)
@@ -283,4 +282,3 @@ fn broken(root: &Root, error: &dyn std::error::Error) -> ApiError {
         .because(error)
         .hint("see netd's log; the request can be repeated")
 }
-

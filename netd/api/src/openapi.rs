@@ -3,8 +3,8 @@
 use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
-use crate::types::*;
 use crate::ApiError;
+use crate::types::*;
 
 /// One route of the API.
 #[derive(Clone, Copy)]
@@ -35,13 +35,34 @@ fn of<T: schemars::JsonSchema>(g: &mut SchemaGenerator) -> Schema {
 
 macro_rules! route {
     ($method:literal $path:literal $summary:literal => $response:ty) => {
-        RouteDoc { method: $method, path: $path, summary: $summary, query: &[], request: None, response: of::<$response> }
+        RouteDoc {
+            method: $method,
+            path: $path,
+            summary: $summary,
+            query: &[],
+            request: None,
+            response: of::<$response>,
+        }
     };
     ($method:literal $path:literal ?$query:literal $summary:literal => $response:ty) => {
-        RouteDoc { method: $method, path: $path, summary: $summary, query: &[$query], request: None, response: of::<$response> }
+        RouteDoc {
+            method: $method,
+            path: $path,
+            summary: $summary,
+            query: &[$query],
+            request: None,
+            response: of::<$response>,
+        }
     };
     ($method:literal $path:literal $summary:literal $request:ty => $response:ty) => {
-        RouteDoc { method: $method, path: $path, summary: $summary, query: &[], request: Some(of::<$request>), response: of::<$response> }
+        RouteDoc {
+            method: $method,
+            path: $path,
+            summary: $summary,
+            query: &[],
+            request: Some(of::<$request>),
+            response: of::<$response>,
+        }
     };
 }
 

@@ -191,9 +191,19 @@ mod tests {
         for good in ["web", "docker:web", "rnet:a1", "netns:blue", "netns:/run/netns/blue", "pid:12", "oci:x"] {
             assert_eq!(good.parse::<ContainerRef>().map(|r| r.to_string()), Ok(good.to_owned()));
         }
-        for bad in
-            ["", "docker:", "pid:0", "pid:x", "pid:+1", "pid:4294967295", "foo:web", "a/b", "netns:../x", "oci:../x", ":x"]
-        {
+        for bad in [
+            "",
+            "docker:",
+            "pid:0",
+            "pid:x",
+            "pid:+1",
+            "pid:4294967295",
+            "foo:web",
+            "a/b",
+            "netns:../x",
+            "oci:../x",
+            ":x",
+        ] {
             assert!(bad.parse::<ContainerRef>().is_err(), "{bad}");
         }
     }

@@ -18,9 +18,8 @@ pub fn point(name: &str) {
 /// Passes `point.done`, the fail point after the action of `point`.
 pub(crate) fn done(name: &str) {
     static DONE: OnceLock<Option<String>> = OnceLock::new();
-    let armed = DONE.get_or_init(|| {
-        std::env::var(ENV).ok().and_then(|armed| armed.strip_suffix(".done").map(str::to_owned))
-    });
+    let armed =
+        DONE.get_or_init(|| std::env::var(ENV).ok().and_then(|armed| armed.strip_suffix(".done").map(str::to_owned)));
     if armed.as_deref() == Some(name) {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }

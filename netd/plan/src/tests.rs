@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 //! The executor against surfaces that only write down what they are told.
 
-use rnet_kernel::{Address, Fault, Filter, FilterChange, FilterState, KernelError, LinkOp, LinkState, Links, RouteEntry, Sysctls};
+use rnet_kernel::{
+    Address, Fault, Filter, FilterChange, FilterState, KernelError, LinkOp, LinkState, Links, RouteEntry, Sysctls,
+};
 use rnet_model::IfName;
 
 use crate::{Action, Place, Plan, Surfaces, apply};
@@ -105,10 +107,7 @@ fn plan() -> Plan {
 fn everything_in_order() {
     let mut notes = Notes::default();
     apply(&plan(), &mut notes).unwrap();
-    assert_eq!(
-        notes.lines,
-        ["link set br0 up", "link set v0 up", "link set v0 master br0", "net/ipv4/ip_forward=1"]
-    );
+    assert_eq!(notes.lines, ["link set br0 up", "link set v0 up", "link set v0 master br0", "net/ipv4/ip_forward=1"]);
 }
 
 #[test]
