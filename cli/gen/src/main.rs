@@ -44,7 +44,7 @@ fn pages(command: &Command, section: &str, folder: &Path) -> anyhow::Result<()> 
 }
 
 fn write_pages(command: &Command, section: &str, folder: &Path) -> anyhow::Result<()> {
-    let name = command.get_display_name().unwrap_or(command.get_name()).replace(' ', "-");
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");
     let path = folder.join(format!("{name}.{section}"));
     let mut text = Vec::new();
     let page = Man::new(command.clone()).title(name.to_uppercase()).section(section).manual("rnet");
