@@ -62,7 +62,7 @@ impl Engine {
         };
         let result = self.record_of(network, target, asked, &inside, &resolved, prewired.as_ref()).and_then(|record| {
             match &prewired {
-                Some(_) => self.dress(record, target),
+                Some(ready) => self.dress(record, ready, target),
                 None => self.wire_to_network(record, target, &inside),
             }
         });
@@ -167,9 +167,17 @@ impl Engine {
     }
 
     /// The warm way: the link is there, it gets its addresses in one message.
-    fn dress(&mut self, mut record: EndpointRecord, target: &Target) -> Result<EndpointRecord, ApiError> {
+    fn dress(
+        &mut self,
+        mut record: EndpointRecord,
+        ready: &Prewired,
+        target: &Target,
+    ) -> Result<EndpointRecord, ApiError> {
         let wanted = self.wanted(&record, &target.netns);
-        let mut ops = vec![LinkOp::Mac(record.ifname.clone(), record.mac)];
+        let mut ops = Vec::new();
+        if record.mac != ready.mac {
+            ops.push(LinkOp::Mac(record.ifname.clone(), record.mac));
+        }
         ops.extend(rnet_plugins_builtin::dress(&wanted));
         let mut plan = Plan::default();
         plan.step("attach.inside", Action::Links(Place::Inside(target.netns.clone()), ops));

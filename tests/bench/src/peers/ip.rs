@@ -45,7 +45,8 @@ pub(crate) fn attach(
     ip(&format!("netns exec {name} ip route get {gateway}"))?;
     ip(&format!("netns exec {name} ip route replace default via {gateway} dev eth1"))?;
     if announce == Announce::Yes {
-        ip(&format!("netns exec {name} arping -c 1 -A -I eth1 {bare}"))?;
+        // As there: nobody need answer an announcement, so how arping ends says nothing.
+        let _ = ip(&format!("netns exec {name} arping -c 1 -A -I eth1 {bare}"));
     }
     Ok(begun.elapsed())
 }
