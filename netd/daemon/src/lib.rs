@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rnet_api::{ApiError, Root};
 use rnet_model::Kind;
 use tokio::net::UnixListener;
@@ -95,6 +96,7 @@ fn start(args: &Args) -> Result<(), ApiError> {
         return Err(ApiError::new(Kind::Denied, "netd needs root: it makes network devices and namespaces")
             .hint("sudo netd, or without root in namespaces of your own: unshare -Urnm netd --root DIR"));
     }
+    raise_descriptor_limit();
     make_directories(&root)?;
     let _lock = lock(&root)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -135,6 +137,18 @@ async fn daemon(root: Root, config: Config) -> Result<(), ApiError> {
 fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot tell systemd");
+    }
+}
+
+/// Every container at work and every connection takes descriptors: as many as the system allows, instead of the 1,024
+/// that select(2) could count.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let most = hard.min(65_536);
+        setrlimit(Resource::RLIMIT_NOFILE, most, hard)
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 

@@ -202,6 +202,19 @@ impl Pool {
         kept
     }
 
+    /// Makes an address that is reserved for `from` one that `to` uses. `false`, and nothing changed, if it is not
+    /// reserved for `from`, or if another one of the pool is kept for `to`, which it would rather have.
+    pub fn hand_over(&mut self, address: IpAddr, from: &str, to: &str) -> bool {
+        let n = number(address);
+        let reserved = self.leases.get(&n).is_some_and(|l| l.owner == from && l.state == State::Reserved);
+        let kept = |n: &u128| self.leases[n].state != State::Live;
+        let may = reserved && !self.by_owner.get(to).into_iter().flatten().any(kept);
+        if may {
+            self.hold(n, to, State::Live);
+        }
+        may
+    }
+
     /// Who holds the address.
     pub fn holder(&self, address: IpAddr) -> Option<&str> {
         self.leases.get(&number(address)).filter(|_| self.subnet.contains(address)).map(|l| l.owner.as_str())

@@ -162,6 +162,7 @@ enum Op {
     Release(u8, u8),
     Reserve(u8, u8),
     Unreserve(u8, u8),
+    HandOver(u8, u8, u8),
     /// The daemon dies; the next one knows what is live and what is reserved.
     Crash,
     Clock(u64),
@@ -174,6 +175,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0u8..8, 0u8..16).prop_map(|(o, a)| Op::Release(o, a)),
         1 => (0u8..8, 0u8..16).prop_map(|(o, a)| Op::Reserve(o, a)),
         1 => (0u8..8, 0u8..16).prop_map(|(o, a)| Op::Unreserve(o, a)),
+        1 => (0u8..8, 0u8..8, 0u8..16).prop_map(|(o, p, a)| Op::HandOver(o, p, a)),
         1 => Just(Op::Crash),
         2 => prop_oneof![0u64..200, any::<u64>()].prop_map(Op::Clock),
     ]
@@ -227,6 +229,15 @@ proptest! {
                     pool.unreserve(address, &owner);
                     if held.get(&address) == Some(&(owner, State::Reserved)) {
                         held.remove(&address);
+                    }
+                }
+                Op::HandOver(o, p, a) => {
+                    let (from, to, address) = (format!("o{o}"), format!("o{p}"), ip(&format!("10.0.0.{a}")));
+                    let reserved = held.get(&address) == Some(&(from.clone(), State::Reserved));
+                    let handed = pool.hand_over(address, &from, &to);
+                    prop_assert!(reserved || !handed);
+                    if handed {
+                        held.insert(address, (to, State::Live));
                     }
                 }
                 Op::Crash => {

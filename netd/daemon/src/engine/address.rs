@@ -10,6 +10,7 @@ use rnet_model::{AddressSpec, Engine as ContainerEngine, Gateway, IfAddr, IfName
 use super::Engine;
 use super::clock::boot_seconds;
 use super::core::kernel;
+use super::ready::READY;
 
 /// Addresses that were found or taken for one interface.
 #[derive(Debug, Clone, Default)]
@@ -151,6 +152,8 @@ impl Engine {
     /// Takes given addresses out of a network's pools; those outside of its subnets are the user's own affair.
     fn claim_all(&mut self, network: NetworkId, addresses: &[IfAddr], owner: &str) -> Result<(), ApiError> {
         let now = boot_seconds();
+        let asked: Vec<IpAddr> = addresses.iter().map(IfAddr::ip).collect();
+        self.make_room_for(network, &asked);
         let Some(state) = self.networks.get_mut(&network) else { return Ok(()) };
         for (index, address) in addresses.iter().enumerate() {
             let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(address.ip())) else { continue };
@@ -162,9 +165,14 @@ impl Engine {
         Ok(())
     }
 
-    /// One address of every subnet of a network: those asked for, else the owner's own, else the next free ones. The
-    /// gateways are the network's, unless it is internal.
-    pub(super) fn allocate(&mut self, network: NetworkId, asked: &[IpAddr], owner: &str) -> Result<Resolved, ApiError> {
+    /// One address of every subnet of a network from what the pools have free. The gateways are the network's, unless
+    /// it is internal.
+    pub(super) fn take_addresses(
+        &mut self,
+        network: NetworkId,
+        asked: &[IpAddr],
+        owner: &str,
+    ) -> Result<Resolved, ApiError> {
         let now = boot_seconds();
         let state = self.networks.get_mut(&network).expect("the caller found the network");
         let spec = &state.record.spec;
@@ -275,6 +283,9 @@ impl Engine {
 
     /// `engine:name` for a pool owner, which is `engine:id`.
     fn people_name(&self, owner: &str) -> String {
+        if owner.starts_with(READY) {
+            return "a ready namespace".to_owned();
+        }
         let Some((engine, id)) = owner.split_once(':') else { return owner.to_owned() };
         let engine = ContainerEngine::PREFIXES.into_iter().chain([ContainerEngine::Oci]).find(|e| e.as_str() == engine);
         let name = engine.and_then(|e| Some((e, self.of_container(e, id).first()?.container.clone())));

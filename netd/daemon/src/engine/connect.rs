@@ -6,9 +6,11 @@ use rnet_api::{ApiError, AttachReply, Endpoint, NetworkConnect, NetworkDisconnec
 use rnet_kernel::{LinkOp, Links};
 use rnet_model::{IfName, Kind, MacAddr, NetworkId};
 use rnet_plan::{Action, Place, Plan, apply};
+use rnet_plugin_protocol::Wanted;
 
 use super::address::Resolved;
 use super::core::{Retired, inode, kernel};
+use super::ready::undress;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
@@ -53,7 +55,7 @@ impl Engine {
             Some(_) => Inside::fresh(),
             None => self.look_inside(&target.netns, &target.name)?,
         };
-        let resolved = match self.allocate(network, &asked.ips, &owner) {
+        let resolved = match self.addresses_for(network, prewired.as_ref(), asked, &owner) {
             Ok(resolved) => resolved,
             Err(error) => {
                 self.discard(prewired, target);
@@ -151,6 +153,23 @@ impl Engine {
         })
     }
 
+    /// The addresses that a ready interface has, or others.
+    fn addresses_for(
+        &mut self,
+        network: NetworkId,
+        ready: Option<&Prewired>,
+        asked: &Asked,
+        owner: &str,
+    ) -> Result<Resolved, ApiError> {
+        if let Some(ready) = ready {
+            if let Some(resolved) = self.take_over(ready, &asked.ips, owner) {
+                return Ok(resolved);
+            }
+            self.drop_prepared(ready);
+        }
+        self.allocate(network, &asked.ips, owner)
+    }
+
     /// The cold way: the link is made.
     fn wire_to_network(
         &mut self,
@@ -166,21 +185,25 @@ impl Engine {
         self.wire(record, &plan, &target.netns)
     }
 
-    /// The warm way: the link is there, it gets its addresses in one message.
+    /// The warm way: the link is there with its addresses. If it has to have others, that is one message.
     fn dress(
         &mut self,
         mut record: EndpointRecord,
         ready: &Prewired,
         target: &Target,
     ) -> Result<EndpointRecord, ApiError> {
-        let wanted = self.wanted(&record, &target.netns);
-        let mut ops = Vec::new();
-        if record.mac != ready.mac {
-            ops.push(LinkOp::Mac(record.ifname.clone(), record.mac));
-        }
-        ops.extend(rnet_plugins_builtin::dress(&wanted));
         let mut plan = Plan::default();
-        plan.step("attach.inside", Action::Links(Place::Inside(target.netns.clone()), ops));
+        if record.mac != ready.mac || record.addresses != ready.addresses {
+            let wanted = self.wanted(&record, &target.netns);
+            let gateways = if ready.addresses.is_empty() { Vec::new() } else { record.gateways.clone() };
+            let there = Wanted { mac: ready.mac, addresses: ready.addresses.clone(), gateways, ..wanted.clone() };
+            let mut ops = undress(rnet_plugins_builtin::dress(&there));
+            if record.mac != ready.mac {
+                ops.push(LinkOp::Mac(record.ifname.clone(), record.mac));
+            }
+            ops.extend(rnet_plugins_builtin::dress(&wanted));
+            plan.step("attach.inside", Action::Links(Place::Inside(target.netns.clone()), ops));
+        }
         apply(&plan, &mut self.kernel)
             .map_err(|f| kernel(format!("cannot connect {} to {}", record.container, record.master), &f.cause))?;
         record.phase = Phase::Live;
@@ -205,6 +228,7 @@ impl Engine {
     /// Removes a ready interface that is not used after all.
     pub(super) fn discard(&mut self, prewired: Option<Prewired>, target: &Target) {
         let Some(prewired) = prewired else { return };
+        self.drop_prepared(&prewired);
         let plan = self.plugin.del(&prewired.host_ifname, self.tag.group);
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove a ready interface");

@@ -22,6 +22,9 @@ use crate::resolve::Target;
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// Events a slow listener may lag behind.
 const EVENT_BACKLOG: usize = 1024;
+/// Closing a packet socket waits for a grace period of the kernel, 10 ms (packet_release, net/packet/af_packet.c); those
+/// that are closed at the same time share it.
+const ANNOUNCERS: usize = 8;
 
 tokio::task_local! {
     /// How long the engine's thread worked for the request of this task.
@@ -81,19 +84,26 @@ pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
     let (events, _) = broadcast::channel(EVENT_BACKLOG);
     let (mailbox, inbox) = mpsc::channel();
     let (announcer, announcements) = mpsc::channel::<Announcement>();
-    spawn("announcer", move || {
-        for a in announcements {
-            if let Err(error) = announce(&a.netns, &a.ifname, a.mac, &a.addresses) {
-                tracing::debug!(%error, "cannot announce an address");
-            }
-        }
-    })?;
+    let announcements = Arc::new(Mutex::new(announcements));
+    for _ in 0..ANNOUNCERS {
+        let announcements = announcements.clone();
+        spawn("announcer", move || announce_all(&announcements))?;
+    }
     // The monitor listens before the engine reads the kernel, so that no change falls between the two.
     let monitor = Monitor::new().map_err(|e| super::core::kernel("cannot watch the kernel", &e))?;
     let mut engine = Engine::open(options, host.clone(), events.clone(), announcer)?;
     tokio::spawn(forward(monitor, mailbox.clone()));
     let thread = spawn("engine", move || serve(&mut engine, &inbox))?;
     Ok(Handle { mailbox, events, host, timing, thread: Arc::new(Mutex::new(Some(thread))) })
+}
+
+fn announce_all(announcements: &Mutex<mpsc::Receiver<Announcement>>) {
+    let next = || announcements.lock().ok()?.recv().ok();
+    while let Some(a) = next() {
+        if let Err(error) = announce(&a.netns, &a.ifname, a.mac, &a.addresses) {
+            tracing::debug!(%error, "cannot announce an address");
+        }
+    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ApiError> {

@@ -15,6 +15,7 @@ mod detach;
 mod handle;
 mod link;
 mod network;
+mod ready;
 mod reconcile;
 mod sandbox;
 mod state;

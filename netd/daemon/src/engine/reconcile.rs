@@ -249,6 +249,9 @@ impl Engine {
             match Netns::open(&path) {
                 Ok(netns) => {
                     let (id, container) = (record.id, record.container_id.clone());
+                    if let Some(ready) = record.prewired.as_ref().filter(|_| !container.is_empty()) {
+                        self.keep_prepared(ready);
+                    }
                     self.sandboxes.insert(id, SandboxState { record, netns, inside: None });
                     if container.is_empty() {
                         self.destroy_sandbox(id);

@@ -1,7 +1,7 @@
 //! Sandboxes: namespaces that netd makes and keeps, some of them ready-made.
 //!
 //! A namespace is used once. What is prepared for a network is a namespace with `lo` up and `eth0` wired to the
-//! network's bridge; whoever gets it only needs an address.
+//! network's bridge, with an address: whoever gets it needs nothing more from the kernel.
 
 use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, Sandbox, SandboxRequest};
 use rnet_kernel::{LinkOp, Links, Netns, Route};
@@ -114,9 +114,10 @@ impl Engine {
         }
     }
 
-    /// Wires a new sandbox to a network, without an address.
+    /// Wires a new sandbox to a network.
     fn prewire(&mut self, id: SandboxId, network: NetworkId) -> Result<(), ApiError> {
         let endpoint = clock::endpoint_id();
+        let resolved = self.prepare_addresses(network, endpoint);
         let spec = &self.networks[&network].record.spec;
         let (bridge, mtu) = (spec.bridge.clone().expect("filled in"), spec.mtu.expect("filled in"));
         let prewired = Prewired {
@@ -126,6 +127,7 @@ impl Engine {
             ifname: "eth0".parse().expect("eth0 is an interface name"),
             mac: MacAddr::local(clock::random()),
             mtu,
+            addresses: resolved.addresses.clone(),
         };
         let sandbox = self.sandboxes.get_mut(&id).expect("it was just made");
         sandbox.record.prewired = Some(prewired.clone());
@@ -143,8 +145,8 @@ impl Engine {
             host_ifname: prewired.host_ifname,
             mac: prewired.mac,
             mtu,
-            addresses: Vec::new(),
-            gateways: Vec::new(),
+            addresses: resolved.addresses,
+            gateways: resolved.gateways,
             routes: Vec::new(),
             metric: None,
             persistent: false,
@@ -276,6 +278,7 @@ impl Engine {
     pub(super) fn destroy_sandbox(&mut self, id: SandboxId) {
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
         if let Some(p) = &sandbox.record.prewired {
+            self.drop_prepared(p);
             let plan = self.plugin.del(&p.host_ifname, self.tag.group);
             match apply(&plan, &mut self.kernel) {
                 Ok(()) => self.retire(Retired {

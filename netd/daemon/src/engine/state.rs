@@ -148,7 +148,7 @@ pub(super) struct SandboxRecord {
     pub(super) prewired: Option<Prewired>,
 }
 
-/// A wired interface without addresses.
+/// An interface that waits for a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Prewired {
     pub(super) endpoint: EndpointId,
@@ -157,6 +157,9 @@ pub(super) struct Prewired {
     pub(super) ifname: IfName,
     pub(super) mac: MacAddr,
     pub(super) mtu: u32,
+    /// Set on it already, with the network's gateways as default routes; kept for it in the pools.
+    #[serde(default)]
+    pub(super) addresses: Vec<IfAddr>,
 }
 
 /// A veth pair between two sandboxes.
