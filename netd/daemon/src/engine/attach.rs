@@ -59,13 +59,6 @@ impl Engine {
         target: &Target,
         probed: Probed,
     ) -> Result<Attach, ApiError> {
-        let result = self.attach_in(request, target, probed);
-        // The socket inside would keep the namespace of an ended container alive.
-        self.kernel.leave();
-        result
-    }
-
-    fn attach_in(&mut self, request: &AttachRequest, target: &Target, probed: Probed) -> Result<Attach, ApiError> {
         let spec = &request.spec;
         spec.validate()?;
         let master_name = self.host_device(spec)?;

@@ -34,9 +34,7 @@ impl Engine {
     ) -> Result<AttachReply, ApiError> {
         let network = self.find_network(name)?;
         let asked = Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone() };
-        let result = self.connect_to(network, target, &asked);
-        self.kernel.leave();
-        result
+        self.connect_to(network, target, &asked)
     }
 
     /// Connects a container to a network, or finds that it is.

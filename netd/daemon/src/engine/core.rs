@@ -74,6 +74,8 @@ pub(crate) struct Engine {
     pub(super) writer: Writer,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) announcer: mpsc::Sender<Announcement>,
+    /// Wait for the answer to be given.
+    pub(super) announcements: Vec<Announcement>,
 
     pub(super) endpoints: BTreeMap<EndpointId, EndpointRecord>,
     pub(super) by_container: HashMap<(ContainerEngine, String), Vec<EndpointId>>,
@@ -143,6 +145,7 @@ impl Engine {
             writer,
             events,
             announcer,
+            announcements: Vec::new(),
             endpoints: BTreeMap::new(),
             by_container: HashMap::new(),
             by_address: HashMap::new(),
@@ -301,6 +304,15 @@ impl Engine {
         let refill = self.wants_refill().then_some(REFILL_AFTER);
         let bury = (!self.tombstones.is_empty()).then_some(BURY_AFTER);
         [reap, verify, refill, bury].into_iter().flatten().min()
+    }
+
+    /// What nobody waits for, after each answer: the neighbours are told, and the socket inside a container is closed,
+    /// which would keep the namespace of an ended one alive.
+    pub(super) fn after_work(&mut self) {
+        for announcement in self.announcements.drain(..) {
+            let _ = self.announcer.send(announcement);
+        }
+        self.kernel.leave();
     }
 
     /// What is done when nobody asks for anything: one piece, then the mailbox again.

@@ -134,6 +134,7 @@ fn serve(engine: &mut Engine, inbox: &mpsc::Receiver<Message>) {
             Err(mpsc::RecvTimeoutError::Timeout) => engine.do_idle_work(),
             Ok(Message::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
+        engine.after_work();
     }
     engine.close();
 }

@@ -190,9 +190,7 @@ impl Engine {
             pid: None,
             path: None,
         };
-        let result = self.connect_all(&target, request);
-        self.kernel.leave();
-        result?;
+        self.connect_all(&target, request)?;
         let all = self.of_container(ContainerEngine::Rnet, &target.id);
         Ok(all.into_iter().map(|r| self.show(r)).collect())
     }

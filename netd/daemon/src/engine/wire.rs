@@ -176,11 +176,11 @@ impl Engine {
     }
 
     /// Tells the neighbours, and waits for nobody.
-    pub(super) fn announce(&self, record: &EndpointRecord, netns: &Netns) {
+    pub(super) fn announce(&mut self, record: &EndpointRecord, netns: &Netns) {
         if record.addresses.is_empty() {
             return;
         }
-        let _ = self.announcer.send(Announcement {
+        self.announcements.push(Announcement {
             netns: netns.clone(),
             ifname: record.ifname.clone(),
             mac: record.mac,
