@@ -27,10 +27,18 @@ pub use options::{Bind, BindAccess, EnvVar, Hostname, UserSpec};
 pub use signal::SignalName;
 pub use spec::{ContainerSpec, Keep, NetworkSettings, Record, Streams};
 pub use state::{Ended, Live, Phase, Status, status};
-pub use store::{Container, Store};
+pub use store::{Container, Listing, Store};
 
 use rnet_api::ApiError;
 use rnet_model::Kind;
+
+/// The right to change a container, see [`Container::lock`].
+pub type Lock = nix::fcntl::Flock<std::fs::File>;
+
+/// The time.
+pub fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
 
 /// An error about a file or directory; what the system said decides the kind.
 pub fn file_error(verb: &str, path: &std::path::Path, error: &std::io::Error) -> ApiError {

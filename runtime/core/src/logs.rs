@@ -2,14 +2,18 @@
 //! json-file driver. A file that has grown too long becomes `container.log.1`, and the one before it goes.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rnet_api::ApiError;
 use serde::{Deserialize, Serialize};
 
 use crate::file_error;
+use crate::process::Handle;
 
 /// Name of the current file in the container's directory.
 pub const FILE: &str = "container.log";
@@ -150,6 +154,110 @@ pub fn decode(bytes: &[u8]) -> (Vec<Entry>, usize) {
     (lines.filter_map(|line| serde_json::from_slice(line).ok()).collect(), end)
 }
 
+/// Reads a container's log from its beginning, and what is added to it.
+#[derive(Debug)]
+pub struct Reader {
+    dir: PathBuf,
+    file: Option<File>,
+    rest: Vec<u8>,
+    changes: Option<OwnedFd>,
+}
+
+/// Whether what comes later is of interest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// Yes.
+    Follow,
+    /// No.
+    Ignore,
+}
+
+impl Reader {
+    /// Of the container whose directory is `dir`.
+    ///
+    /// # Errors
+    /// When changes cannot be watched.
+    pub fn open(dir: &Path, later: Later) -> Result<Self, ApiError> {
+        let changes = match later {
+            Later::Follow => Some(watch(dir).map_err(|e| file_error("watch", dir, &e.into()))?),
+            Later::Ignore => None,
+        };
+        Ok(Reader { dir: dir.to_owned(), file: None, rest: Vec::new(), changes })
+    }
+
+    /// What is there and was not read yet, oldest first.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(&mut self) -> Result<Vec<Entry>, ApiError> {
+        let mut entries = Vec::new();
+        if self.file.is_none() {
+            for name in [OLD_FILE, FILE] {
+                self.file = self.open_file(name)?;
+                self.read_file(&mut entries)?;
+            }
+            return Ok(entries);
+        }
+        self.read_file(&mut entries)?;
+        let newest = self.open_file(FILE)?;
+        if newest.as_ref().map(identity) != self.file.as_ref().map(identity) {
+            // It was rotated: what came before that was just read from the old one.
+            self.read_file(&mut entries)?;
+            self.file = newest;
+            self.read_file(&mut entries)?;
+        }
+        Ok(entries)
+    }
+
+    fn open_file(&self, name: &str) -> Result<Option<File>, ApiError> {
+        let path = self.dir.join(name);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(file_error("open", &path, &e)),
+        }
+    }
+
+    fn read_file(&mut self, entries: &mut Vec<Entry>) -> Result<(), ApiError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.read_to_end(&mut self.rest).map_err(|e| file_error("read", &self.dir, &e))?;
+        let (complete, end) = decode(&self.rest);
+        entries.extend(complete);
+        self.rest.drain(..end);
+        Ok(())
+    }
+
+    /// Waits until something may have been added, or the process has ended; whether it has.
+    ///
+    /// # Errors
+    /// When poll(2) fails.
+    pub fn wait(&mut self, process: &Handle) -> Result<bool, ApiError> {
+        let Some(changes) = &self.changes else { return Ok(true) };
+        let mut fds =
+            [PollFd::new(changes.as_fd(), PollFlags::POLLIN), PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(file_error("watch", &self.dir, &e.into())),
+        }
+        let ended = fds[1].revents().is_some_and(|r| !r.is_empty());
+        // What changed does not matter: everything is looked at.
+        let mut events = [0; 4096];
+        while nix::unistd::read(changes, &mut events).is_ok_and(|n| n > 0) {}
+        Ok(ended)
+    }
+}
+
+fn identity(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().map(|m| (m.dev(), m.ino()))
+}
+
+fn watch(dir: &Path) -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    add_watch(&inotify, dir, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+    Ok(inotify)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +305,23 @@ mod tests {
         }
         assert_eq!(texts(dir.path(), OLD_FILE).len(), 2);
         assert_eq!(texts(dir.path(), FILE), [(Stream::Stdout, "line 4\n".to_owned())]);
+    }
+
+    #[test]
+    fn a_reader_follows_over_a_rotation() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reader = Reader::open(dir.path(), Later::Follow).unwrap();
+        assert!(reader.read().unwrap().is_empty());
+        let mut log = Writer::open(dir.path()).unwrap();
+        log.full = 60;
+        let mut seen = Vec::new();
+        for n in 0..6 {
+            log.write(Stream::Stdout, format!("{n}\n").as_bytes(), TIME).unwrap();
+            seen.extend(reader.read().unwrap().into_iter().map(|e| e.log));
+        }
+        assert_eq!(seen.concat(), "0\n1\n2\n3\n4\n5\n");
+        let all = Reader::open(dir.path(), Later::Ignore).unwrap().read().unwrap();
+        assert!(!all.is_empty() && all.last().unwrap().log == "5\n");
     }
 
     #[test]

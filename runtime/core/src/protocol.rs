@@ -91,6 +91,14 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
+impl WindowSize {
+    /// Of the terminal behind a file; `None` when it is none.
+    pub fn of(file: impl AsFd) -> Option<Self> {
+        let size = rustix::termios::tcgetwinsize(file).ok()?;
+        Some(WindowSize { rows: size.ws_row, columns: size.ws_col })
+    }
+}
+
 /// Messages of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

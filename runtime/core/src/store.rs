@@ -1,7 +1,7 @@
 //! Containers on disk.
 //!
 //! ```text
-//! LIB/containers/ID/   container.json ended.json hosts hostname resolv.conf container.log lock
+//! LIB/containers/ID/   container.json ended.json hosts hostname resolv.conf container.log lock netd
 //! LIB/names/NAME       a symbolic link whose text is the id: making it is what reserves the name
 //! RUN/containers/ID/   state.json config.json exit oci/ ; only while a shim has the container in hand
 //! ```
@@ -28,6 +28,7 @@ const RECORD: &str = "container.json";
 const ENDED: &str = "ended.json";
 const LIVE: &str = "state.json";
 const EXIT: &str = "exit";
+const NETD: &str = "netd";
 /// Shortest prefix of an id that names a container.
 const PREFIX: usize = 4;
 
@@ -229,6 +230,20 @@ impl Container {
     /// Its hosts, hostname and resolv.conf.
     pub fn own_files(&self) -> OwnFiles {
         OwnFiles { hosts: self.lib("hosts"), hostname: self.lib("hostname"), resolv_conf: self.lib("resolv.conf") }
+    }
+
+    /// Remembers that netd is to be told when the container goes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mark_known_to_netd(&self) -> Result<(), ApiError> {
+        let path = self.lib(NETD);
+        fs::write(&path, "").map_err(|e| file_error("write", &path, &e))
+    }
+
+    /// Whether netd ever kept something for it.
+    pub fn known_to_netd(&self) -> bool {
+        self.lib(NETD).exists()
     }
 
     /// One command at a time changes a container. The lock ends with its process. A container that was removed while

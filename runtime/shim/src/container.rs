@@ -185,7 +185,9 @@ pub(crate) fn reap(pid: i32) -> Result<u8, ApiError> {
                 return Ok(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX));
             }
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::ECHILD) => return Err(ApiError::new(Kind::Bug, "the container's process is not the shim's child")),
+            Err(Errno::ECHILD) => {
+                return Err(ApiError::new(Kind::Bug, "the container's process is not the shim's child"));
+            }
             Err(e) => return Err(cannot("wait for the container's process", &e)),
         }
     }

@@ -45,9 +45,7 @@ fn builder(container: &Container, stdio: Stdio, program: Program) -> Result<Cont
         .with_root_path(dir)
         .map_err(|e| failed("cannot set up the container", &e))?;
     Ok(match stdio {
-        Stdio::Files(inside) => {
-            builder.with_stdin(inside.stdin).with_stdout(inside.stdout).with_stderr(inside.stderr)
-        }
+        Stdio::Files(inside) => builder.with_stdin(inside.stdin).with_stdout(inside.stdout).with_stderr(inside.stderr),
         Stdio::Terminal(socket) => builder.with_console_socket(Some(socket)),
     })
 }
@@ -113,8 +111,8 @@ pub(crate) fn join(
     stdio: Stdio,
 ) -> Result<i32, Failure> {
     let path = container.run_dir().join(format!("exec-{}.json", std::process::id()));
-    let body = serde_json::to_vec(process)
-        .map_err(|e| ApiError::new(Kind::Bug, "cannot encode the program").because(&e))?;
+    let body =
+        serde_json::to_vec(process).map_err(|e| ApiError::new(Kind::Bug, "cannot encode the program").because(&e))?;
     std::fs::write(&path, body).map_err(|e| file_error("write", &path, &e))?;
     let name = process.args().as_ref().and_then(|w| w.first()).cloned().unwrap_or_default();
     let (program, refusals) = Program::new(seccomp)?;

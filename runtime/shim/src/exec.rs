@@ -12,11 +12,11 @@ use rnet_runtime::process::Handle;
 use rnet_runtime::protocol::{Channel, ExecRun, Report};
 use rnet_runtime::{Status, Store, bundle, passwd};
 
+use crate::Failure;
 use crate::container::reap;
 use crate::engine::{self, Stdio};
 use crate::pump::Pump;
 use crate::streams::{Client, Console, Inside, Outside, null};
-use crate::Failure;
 
 /// Runs it to its end.
 ///
@@ -62,5 +62,9 @@ pub(crate) fn run(store: &Store, run: &ExecRun, mut client: Client, channel: &Ch
 fn hand_over(client: &mut Client, interactive: bool) -> Result<Inside, ApiError> {
     let or_null = |file: Option<OwnedFd>| file.map_or_else(null, Ok);
     let stdin = client.stdin.take().filter(|_| interactive);
-    Ok(Inside { stdin: or_null(stdin)?, stdout: or_null(client.stdout.take())?, stderr: or_null(client.stderr.take())? })
+    Ok(Inside {
+        stdin: or_null(stdin)?,
+        stdout: or_null(client.stdout.take())?,
+        stderr: or_null(client.stderr.take())?,
+    })
 }

@@ -64,10 +64,9 @@ impl Network {
 
     /// Looked up at each start, so that it is where the other one is now.
     fn of_other(store: &Store, container: &Container, other: &ContainerName) -> Result<Self, ApiError> {
-        let found = store.find(other).map_err(|e| ApiError {
-            message: format!("cannot join the network of {other}: {}", e.message),
-            ..e
-        })?;
+        let found = store
+            .find(other)
+            .map_err(|e| ApiError { message: format!("cannot join the network of {other}: {}", e.message), ..e })?;
         let running = found.live()?.filter(|l| l.phase == Phase::Running).and_then(|l| l.init);
         let Some(init) = running.filter(|init| init.open().is_some()) else {
             return Err(ApiError::new(Kind::Conflict, format!("cannot join the network of {other}: it does not run"))
@@ -111,9 +110,9 @@ impl Network {
             _ => Vec::new(),
         };
         releases::catch_up(store.root())?;
-        let request =
-            SandboxRequest { container_id: record.id.name(), container_name: record.name.clone(), networks };
+        let request = SandboxRequest { container_id: record.id.name(), container_name: record.name.clone(), networks };
         let sandbox = Client::new(store.root()).create_sandbox(&request)?;
+        container.mark_known_to_netd()?;
         let namespace = NetworkNamespace::File(sandbox.netns);
         Ok(Network::own(container, namespace, Sysctls::Set, Held::Sandbox))
     }

@@ -120,7 +120,8 @@ impl<'a> Pump<'a> {
             .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
             .map_err(|e| cannot("receive signals", &e))?;
         for end in [outside.stdin.as_ref(), outside.stdout.as_ref(), outside.stderr.as_ref()].into_iter().flatten() {
-            fcntl(end, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).map_err(|e| cannot("set up a pipe", &e))?;
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+                .map_err(|e| cannot("set up a pipe", &e))?;
         }
         Ok(Pump {
             program,

@@ -68,7 +68,8 @@ pub(crate) fn pipes(streams: Streams, uid: u32, gid: u32) -> Result<(Inside, Out
         (null()?, None)
     };
     let inside = Inside { stdin, stdout: stdout.into(), stderr: stderr.into() };
-    for end in [Some(&inside.stdout), Some(&inside.stderr), writer.as_ref().map(|_| &inside.stdin)].into_iter().flatten()
+    for end in
+        [Some(&inside.stdout), Some(&inside.stderr), writer.as_ref().map(|_| &inside.stdin)].into_iter().flatten()
     {
         // In a user namespace the user may not be mapped; the program runs all the same.
         let _ = std::os::unix::fs::fchown(end, Some(uid), Some(gid));
@@ -121,10 +122,8 @@ impl Console {
         let (stream, _) = self.listener.accept().map_err(|e| cannot("wait for the terminal", &e))?;
         let _ = std::fs::remove_file(&self.path);
         let (_, files) = receive_files(stream.as_fd(), &mut [0; 64]).map_err(|e| cannot("receive the terminal", &e))?;
-        let master = files
-            .into_iter()
-            .next()
-            .ok_or_else(|| ApiError::new(Kind::Bug, "libcontainer handed over no terminal"))?;
+        let master =
+            files.into_iter().next().ok_or_else(|| ApiError::new(Kind::Bug, "libcontainer handed over no terminal"))?;
         if let Some(size) = size {
             resize(&master, size);
         }
