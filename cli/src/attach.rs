@@ -323,6 +323,12 @@ pub(crate) struct WaitArgs {
 const WAIT: Duration = Duration::from_secs(30);
 
 pub(crate) fn wait(args: WaitArgs, ctx: &Context) -> Result<u8, ApiError> {
+    if args.ifname.is_none()
+        && args.timeout.is_none()
+        && let Some(own) = crate::runtime::is_own(&args.container, ctx)?
+    {
+        return crate::runtime::end_of(&own);
+    }
     let timeout = args.timeout.unwrap_or(WAIT);
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let endpoint = ctx.client().wait(&WaitRequest { container: args.container, ifname: args.ifname, timeout_ms })?;

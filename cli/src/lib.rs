@@ -18,7 +18,7 @@ mod info;
 pub mod lab;
 mod network;
 pub mod output;
-pub mod runtime;
+mod runtime;
 
 /// What every command knows.
 #[derive(Debug, Clone)]

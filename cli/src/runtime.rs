@@ -1,17 +1,50 @@
-//! The commands of the slim runtime.
+//! The commands of the slim runtime. Each container is made by a process of its own, `rnet-shim`, that stays with it;
+//! these commands talk to that process when they start it, and otherwise read and change what is on disk.
 
+mod control;
+mod exec;
+mod logs;
+mod run;
+mod shim;
+mod show;
+mod terminal;
+
+use clap::Subcommand;
 use rnet_api::ApiError;
+
+pub(crate) use show::{end_of, is_own};
 
 use crate::Context;
 
 /// Commands of the slim runtime.
-#[derive(Debug, clap::Subcommand)]
-pub enum RuntimeCommand {}
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuntimeCommand {
+    #[command(disable_help_flag = true)]
+    Run(Box<run::RunArgs>),
+    Ps(show::PsArgs),
+    Exec(exec::ExecArgs),
+    Logs(logs::LogsArgs),
+    Start(control::StartArgs),
+    Stop(control::StopArgs),
+    Kill(control::KillArgs),
+    Rm(control::RmArgs),
+    Inspect(show::InspectArgs),
+}
 
 /// Runs one.
 ///
 /// # Errors
 /// What the command says.
-pub fn dispatch(command: RuntimeCommand, _ctx: &Context) -> Result<u8, ApiError> {
-    match command {}
+pub(crate) fn dispatch(command: RuntimeCommand, ctx: &Context) -> Result<u8, ApiError> {
+    match command {
+        RuntimeCommand::Run(args) => run::run(*args, ctx),
+        RuntimeCommand::Ps(args) => show::ps(&args, ctx),
+        RuntimeCommand::Exec(args) => exec::exec(args, ctx),
+        RuntimeCommand::Logs(args) => logs::logs(&args, ctx),
+        RuntimeCommand::Start(args) => control::start(&args, ctx),
+        RuntimeCommand::Stop(args) => control::stop(&args, ctx),
+        RuntimeCommand::Kill(args) => control::kill(&args, ctx),
+        RuntimeCommand::Rm(args) => control::rm(&args, ctx),
+        RuntimeCommand::Inspect(args) => show::inspect(&args, ctx),
+    }
 }

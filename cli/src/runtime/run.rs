@@ -1,0 +1,206 @@
+//! `rnet run`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args};
+use rnet_api::ApiError;
+use rnet_model::{ContainerName, InvalidInput, Kind, MacAddr, NetworkMode};
+use rnet_runtime::protocol::{Begin, ContainerRun, OnFailure, WindowSize};
+use rnet_runtime::{
+    Bind, CapName, Container, ContainerId, ContainerSpec, EnvVar, Hostname, Keep, Lock, NetworkSettings, Record, Store,
+    Streams, UserSpec,
+};
+
+use super::shim::{Attach, Failure, Session, catch_signals};
+use super::terminal::Raw;
+use crate::{Context, output};
+
+/// Run a program in a new container
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rnet run --rm --rootfs /srv/rootfs sh -c 'ip address'
+  rnet run -d --name web --net blue --ip 10.9.0.7 --rootfs /srv/rootfs httpd -f
+  rnet run -it --rm --net container:web --rootfs /srv/rootfs sh
+
+Exit codes:
+  that of the program; 128+n when signal n ended it
+  125 rnet itself failed   126 the program cannot be run   127 there is no such program")]
+pub(crate) struct RunArgs {
+    /// Directory that is the container's file system; used as it is, not copied
+    #[arg(long, value_name = "DIR")]
+    rootfs: PathBuf,
+
+    /// Program in the container and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+
+    /// Leave it running and print its id [default: wait for it]
+    #[arg(short, long)]
+    detach: bool,
+
+    /// Forward the standard input [default: the program's is empty]
+    #[arg(short, long)]
+    interactive: bool,
+
+    /// Give the program a terminal
+    #[arg(short, long)]
+    tty: bool,
+
+    /// Remove the container when it has ended
+    #[arg(long)]
+    rm: bool,
+
+    /// Name [default: the first 12 digits of the id]
+    #[arg(long, value_name = "NAME")]
+    name: Option<ContainerName>,
+
+    /// Network: NETWORK[,NETWORK...], none, host or container:CTR [default: bridge]
+    #[arg(long = "net", visible_alias = "network", value_name = "MODE")]
+    net: Option<NetworkMode>,
+
+    /// Static address on the first network, one of IPv4 and one of IPv6 at most [default: the next free one]
+    #[arg(long = "ip", visible_alias = "ip6", value_name = "IP")]
+    ips: Vec<IpAddr>,
+
+    /// MAC address on the first network, or U:text for a stable one made from the text [default: random]
+    #[arg(long, value_name = "MAC")]
+    mac_address: Option<MacAddr>,
+
+    /// Environment variable, or the name of one whose value here is taken; repeatable
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    env: Vec<String>,
+
+    /// File or directory of the host that is seen in the container; repeatable
+    #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
+    volumes: Vec<Bind>,
+
+    /// Directory the program starts in
+    #[arg(short, long, value_name = "DIR", default_value = "/", value_parser = workdir)]
+    workdir: PathBuf,
+
+    /// User, by number or by the container's /etc/passwd [default: root]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<UserSpec>,
+
+    /// Capability to add to Docker's default set without NET_RAW, or ALL; repeatable
+    #[arg(long, value_name = "CAP")]
+    cap_add: Vec<CapName>,
+
+    /// Capability to leave out, or ALL; repeatable
+    #[arg(long, value_name = "CAP")]
+    cap_drop: Vec<CapName>,
+
+    /// Hostname [default: the first 12 digits of the id; with --net host or container:CTR, that one's]
+    #[arg(short = 'h', long, value_name = "NAME")]
+    hostname: Option<Hostname>,
+
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// A directory of the container.
+pub(super) fn workdir(text: &str) -> Result<PathBuf, InvalidInput> {
+    match Path::new(text).is_absolute() {
+        true => Ok(text.into()),
+        false => Err(InvalidInput::new("directory", text, "is not an absolute path")),
+    }
+}
+
+/// The variables; those that have no value here are left out.
+pub(super) fn environment(words: &[String]) -> Result<Vec<EnvVar>, InvalidInput> {
+    let here = |key: &str| std::env::var(key).ok();
+    words.iter().filter_map(|word| EnvVar::parse(word, here).transpose()).collect()
+}
+
+impl RunArgs {
+    fn into_spec(self) -> Result<ContainerSpec, ApiError> {
+        let mode = self.net.unwrap_or_default();
+        if !matches!(mode, NetworkMode::Networks(_)) && (!self.ips.is_empty() || self.mac_address.is_some()) {
+            return Err(ApiError::new(
+                Kind::Invalid,
+                format!("--ip and --mac-address need a network, not --net {mode}"),
+            )
+            .hint("give one: --net NETWORK"));
+        }
+        let rootfs =
+            self.rootfs.canonicalize().map_err(|e| rnet_runtime::file_error("use --rootfs", &self.rootfs, &e))?;
+        if !rootfs.is_dir() {
+            return Err(ApiError::new(Kind::Invalid, format!("--rootfs {} is not a directory", rootfs.display())));
+        }
+        if let Some(absent) = self.volumes.iter().find(|b| !b.source.exists()) {
+            return Err(ApiError::new(Kind::Missing, format!("-v {absent}: there is no {}", absent.source.display())));
+        }
+        Ok(ContainerSpec {
+            rootfs,
+            command: self.command,
+            env: environment(&self.env)?,
+            binds: self.volumes,
+            workdir: self.workdir,
+            user: self.user,
+            cap_add: self.cap_add,
+            cap_drop: self.cap_drop,
+            hostname: self.hostname,
+            network: NetworkSettings { mode, ips: self.ips, mac: self.mac_address },
+            streams: Streams::from_flags(self.interactive, self.tty),
+            keep: if self.rm { Keep::WhileRunning } else { Keep::UntilRemoved },
+        })
+    }
+}
+
+/// Failures of rnet itself are 125 here, so that they are not taken for the program's.
+pub(crate) fn run(args: RunArgs, ctx: &Context) -> Result<u8, ApiError> {
+    Ok(attempt(args, ctx).unwrap_or_else(|Failure { error, code }| {
+        crate::report(&error);
+        code
+    }))
+}
+
+fn attempt(args: RunArgs, ctx: &Context) -> Result<u8, Failure> {
+    let attach = if args.detach { Attach::No } else { Attach::Yes };
+    let id = ContainerId::random()?;
+    let name = match args.name.clone() {
+        Some(name) => name,
+        None => id.short().parse().map_err(ApiError::from)?,
+    };
+    let record = Record { id, name, created: rnet_runtime::now(), spec: args.into_spec()? };
+    let streams = record.spec.streams;
+    // The terminal first: without one nothing is made.
+    let raw = if attach == Attach::Yes { Raw::enter(streams)? } else { None };
+    let container = Store::new(&ctx.root).create(record)?;
+    let lock = container.lock()?;
+    let code = start(ctx, &container, lock, OnFailure::Remove, attach, raw)?;
+    if attach == Attach::No {
+        output::line(container.record.id.as_str())?;
+    }
+    Ok(code)
+}
+
+/// Starts a container that is written down; its exit code, or 0 when it is left running. The lock is held until it
+/// runs.
+pub(super) fn start(
+    ctx: &Context,
+    container: &Container,
+    lock: Lock,
+    on_failure: OnFailure,
+    attach: Attach,
+    raw: Option<Raw>,
+) -> Result<u8, Failure> {
+    let signals = if attach == Attach::Yes { Some(catch_signals()?) } else { None };
+    let size = if attach == Attach::Yes { WindowSize::of(std::io::stdout()) } else { None };
+    let id = container.record.id.clone();
+    let begin = Begin::Container(ContainerRun { id, on_failure, size });
+    let session = Session::start(ctx, &begin, attach).inspect_err(|_| {
+        if on_failure == OnFailure::Remove {
+            // The first error is the one to report.
+            let _ = Store::new(&ctx.root).remove(container);
+        }
+    })?;
+    session.started()?;
+    drop(lock);
+    let code = signals.map_or(Ok(0), |signals| session.follow(&signals))?;
+    drop(raw);
+    Ok(code)
+}

@@ -1,0 +1,187 @@
+//! `rnet ps`, `rnet inspect`, and the part of `rnet wait` that is about a container's end.
+
+use std::io::Read as _;
+
+use clap::Args;
+use rnet_api::{ApiError, Endpoint};
+use rnet_model::{ContainerName, ContainerRef, Engine, Kind};
+use rnet_runtime::{Container, ContainerSpec, Ended, Live, Status, Store};
+use serde::Serialize;
+
+use crate::{Context, output};
+
+/// List containers
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    all: bool,
+
+    /// Ids only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Show containers as JSON
+///
+/// Says what was asked for, the state, and, when netd runs, the interfaces.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Container: name, id or unique prefix of the id
+    #[arg(value_name = "CTR", required = true)]
+    containers: Vec<ContainerName>,
+}
+
+/// A container and its state.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    name: &'a str,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    created: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished: Option<String>,
+    #[serde(flatten)]
+    spec: &'a ContainerSpec,
+}
+
+/// With what only `inspect` shows.
+#[derive(Debug, Serialize)]
+struct Inspected<'a> {
+    #[serde(flatten)]
+    shown: Shown<'a>,
+    /// Absent when netd does not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoints: Option<Vec<Endpoint>>,
+}
+
+fn show(container: &Container) -> Result<Shown<'_>, ApiError> {
+    let status = container.status()?;
+    let live: Option<Live> = container.live()?.filter(|_| status == Status::Running);
+    let ended: Option<Ended> = container.ended()?.filter(|_| status == Status::Exited);
+    let started = live.as_ref().map_or_else(|| ended.as_ref().and_then(|e| e.started), |l| l.started);
+    Ok(Shown {
+        id: container.record.id.as_str(),
+        name: container.record.name.as_str(),
+        status,
+        pid: live.as_ref().and_then(|l| l.init).map(|init| init.pid),
+        exit_code: ended.as_ref().map(|e| e.code),
+        error: ended.as_ref().and_then(|e| e.error.clone()),
+        created: container.record.created.to_string(),
+        started: started.map(|t| t.to_string()),
+        finished: ended.as_ref().map(|e| e.finished.to_string()),
+        spec: &container.record.spec,
+    })
+}
+
+const COLUMNS: [&str; 6] = ["ID", "NAME", "STATUS", "NETWORK", "COMMAND", "CREATED"];
+
+fn row(container: &Container, shown: &Shown<'_>) -> Vec<String> {
+    let status = match shown.exit_code {
+        Some(code) => format!("{} ({code})", shown.status),
+        None => shown.status.to_string(),
+    };
+    let mut command = shown.spec.command.join(" ");
+    if let Some((cut, _)) = command.char_indices().nth(40) {
+        command.truncate(cut);
+        command.push_str("...");
+    }
+    let created = shown.created.split_once('.').map_or(shown.created.clone(), |(seconds, _)| format!("{seconds}Z"));
+    vec![
+        container.record.id.short().to_owned(),
+        shown.name.to_owned(),
+        status,
+        shown.spec.network.mode.to_string(),
+        command,
+        created,
+    ]
+}
+
+pub(crate) fn ps(args: &PsArgs, ctx: &Context) -> Result<u8, ApiError> {
+    let listing = Store::new(&ctx.root).all()?;
+    listing.problems.iter().for_each(|p| output::remark(&format!("warning: {p}")));
+    let mut all = Vec::new();
+    for container in &listing.containers {
+        let shown = show(container)?;
+        if args.all || shown.status == Status::Running {
+            all.push((container, shown));
+        }
+    }
+    if args.quiet {
+        all.iter().try_for_each(|(_, shown)| output::line(shown.id))?;
+    } else if ctx.json {
+        output::json(&all.iter().map(|(_, shown)| shown).collect::<Vec<_>>())?;
+    } else {
+        output::table(&COLUMNS, &all.iter().map(|(c, shown)| row(c, shown)).collect::<Vec<_>>())?;
+    }
+    Ok(0)
+}
+
+pub(crate) fn inspect(args: &InspectArgs, ctx: &Context) -> Result<u8, ApiError> {
+    let store = Store::new(&ctx.root);
+    let found: Vec<Container> = args.containers.iter().map(|name| store.find(name)).collect::<Result<_, _>>()?;
+    let endpoints = match ctx.client().attachments() {
+        Ok(all) => Some(all),
+        Err(error) => {
+            output::remark(&format!("remark: without interfaces: {}", error.chain()));
+            None
+        }
+    };
+    let own = |container: &Container| {
+        let mine = |e: &&Endpoint| e.engine == Engine::Rnet && e.container_id == container.record.id.as_str();
+        endpoints.as_ref().map(|all| all.iter().filter(mine).cloned().collect())
+    };
+    let inspected = found
+        .iter()
+        .map(|c| Ok(Inspected { shown: show(c)?, endpoints: own(c) }))
+        .collect::<Result<Vec<_>, ApiError>>()?;
+    output::json(&inspected)?;
+    Ok(0)
+}
+
+/// The container of rnet's own that a word means, if there is one.
+pub(crate) fn is_own(reference: &ContainerRef, ctx: &Context) -> Result<Option<Container>, ApiError> {
+    let name = match reference {
+        ContainerRef::Any(name) | ContainerRef::Of(Engine::Rnet, name) => name,
+        _ => return Ok(None),
+    };
+    match Store::new(&ctx.root).find(name) {
+        Ok(container) => Ok(Some(container)),
+        Err(e) if e.kind == Kind::Missing => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Waits for a container's end and prints its exit code.
+pub(crate) fn end_of(container: &Container) -> Result<u8, ApiError> {
+    let name = &container.record.name;
+    // Opened before the end, it can be read after the container was removed.
+    let exit = container.exit_file()?;
+    let shim = container.live()?.and_then(|live| live.shim.open());
+    let code = match (shim, exit) {
+        (Some(shim), Some(mut exit)) => {
+            shim.wait()?;
+            let mut text = String::new();
+            let read = exit.read_to_string(&mut text);
+            read.map_err(|e| ApiError::new(Kind::Retry, format!("cannot read how {name} ended")).because(&e))?;
+            text.parse().ok()
+        }
+        _ => container.ended()?.map(|e| e.code),
+    };
+    let code: u8 = code.ok_or_else(|| match container.status() {
+        Ok(Status::Created) => ApiError::new(Kind::Conflict, format!("container {name} was never started"))
+            .hint(format!("start it: rnet start {name}")),
+        _ => ApiError::new(Kind::Retry, format!("nobody knows how container {name} ended: its shim was killed"))
+            .hint(format!("clean up: rnet rm -f {name}, or rnet start {name}")),
+    })?;
+    output::line(&code.to_string())?;
+    Ok(0)
+}

@@ -1,0 +1,74 @@
+//! The control groups of a container: `rnet/ID` in every hierarchy, as libcontainer makes them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::ContainerId;
+
+/// Where systems mount them.
+const ROOT: &str = "/sys/fs/cgroup";
+/// Name of the group that holds all of rnet's.
+const PARENT: &str = "rnet";
+
+/// Whether a container gets groups of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// Yes.
+    Own,
+    /// They cannot be made here (a user namespace, a read-only file system): it stays where the shim is.
+    Shared,
+}
+
+/// The path below each hierarchy's root.
+pub fn path(id: &ContainerId) -> PathBuf {
+    Path::new("/").join(PARENT).join(id.as_str())
+}
+
+/// Whether groups can be made here: tried in every hierarchy, since one that refuses makes the container fail.
+pub fn probe() -> Cgroups {
+    let hierarchies = hierarchies();
+    let makes = |dir: &PathBuf| match fs::create_dir(dir.join(PARENT)) {
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => writable(&dir.join(PARENT)),
+        Err(_) => false,
+    };
+    if !hierarchies.is_empty() && hierarchies.iter().all(makes) { Cgroups::Own } else { Cgroups::Shared }
+}
+
+fn writable(dir: &Path) -> bool {
+    nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK).is_ok()
+}
+
+/// The controllers' hierarchies of version 1 and the hybrid layout, or the only one of version 2. The other ones of the
+/// hybrid layout (`unified`, `systemd`) hold no controllers; libcontainer leaves them alone.
+fn hierarchies() -> Vec<PathBuf> {
+    let root = Path::new(ROOT);
+    if root.join("cgroup.controllers").exists() {
+        return vec![root.to_owned()];
+    }
+    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
+    let names = entries.flatten().filter(|e| e.file_name() != "unified" && e.file_name() != "systemd");
+    names.map(|e| e.path()).filter(|p| p.join("cgroup.procs").exists() && !p.is_symlink()).collect()
+}
+
+/// Removes a container's groups, with those that its processes made. They must be empty: the first process of a pid
+/// namespace ends last (pid_namespaces(7)).
+pub fn remove(id: &ContainerId) {
+    for dir in hierarchies().into_iter().map(|h| h.join(PARENT).join(id.as_str())) {
+        remove_tree(&dir);
+    }
+}
+
+fn remove_tree(dir: &Path) {
+    // The common case, without a look inside.
+    match fs::remove_dir(dir) {
+        Ok(()) => return,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+        Err(_) => {}
+    }
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).for_each(|e| remove_tree(&e.path()));
+    // What cannot be removed is empty and harmless; the next container of this id does not come.
+    let _ = fs::remove_dir(dir);
+}

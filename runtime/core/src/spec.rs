@@ -1,0 +1,108 @@
+//! What was asked for.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use rnet_model::{ContainerName, MacAddr, NetworkMode};
+use serde::{Deserialize, Serialize};
+
+use crate::{Bind, CapName, ContainerId, EnvVar, Hostname, UserSpec};
+
+/// How the container's standard streams are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Streams {
+    /// Pipes, stdin from /dev/null.
+    Output,
+    /// Pipes, stdin too.
+    Interactive,
+    /// A terminal that nobody types into.
+    Terminal,
+    /// A terminal.
+    InteractiveTerminal,
+}
+
+impl Streams {
+    /// From `-i` and `-t`.
+    pub fn from_flags(interactive: bool, terminal: bool) -> Self {
+        match (interactive, terminal) {
+            (false, false) => Streams::Output,
+            (true, false) => Streams::Interactive,
+            (false, true) => Streams::Terminal,
+            (true, true) => Streams::InteractiveTerminal,
+        }
+    }
+
+    /// Whether the container gets a terminal.
+    pub fn terminal(self) -> bool {
+        matches!(self, Streams::Terminal | Streams::InteractiveTerminal)
+    }
+
+    /// Whether stdin is forwarded.
+    pub fn interactive(self) -> bool {
+        matches!(self, Streams::Interactive | Streams::InteractiveTerminal)
+    }
+}
+
+/// What becomes of the container when it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// It stays, stopped, until `rnet rm`.
+    UntilRemoved,
+    /// `--rm`: it goes.
+    WhileRunning,
+}
+
+/// Its network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSettings {
+    /// Mode.
+    pub mode: NetworkMode,
+    /// Static addresses on the first network, at most one per family.
+    pub ips: Vec<IpAddr>,
+    /// MAC address on the first network.
+    pub mac: Option<MacAddr>,
+}
+
+/// A container as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Directory that becomes `/`: absolute.
+    pub rootfs: PathBuf,
+    /// Program and its arguments; never empty.
+    pub command: Vec<String>,
+    /// Environment beyond the default.
+    pub env: Vec<EnvVar>,
+    /// Directories and files of the host.
+    pub binds: Vec<Bind>,
+    /// Directory the program starts in: absolute.
+    pub workdir: PathBuf,
+    /// User; default: root.
+    pub user: Option<UserSpec>,
+    /// Capabilities beyond the default.
+    pub cap_add: Vec<CapName>,
+    /// Capabilities of the default that it does not get.
+    pub cap_drop: Vec<CapName>,
+    /// Hostname; default: the short id, the host's or the other container's, by mode.
+    pub hostname: Option<Hostname>,
+    /// Network.
+    pub network: NetworkSettings,
+    /// Streams.
+    pub streams: Streams,
+    /// Whether it goes when it ends.
+    pub keep: Keep,
+}
+
+/// A container as kept on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Id.
+    pub id: ContainerId,
+    /// Name, unique in the instance.
+    pub name: ContainerName,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+    /// What was asked for.
+    pub spec: ContainerSpec,
+}
