@@ -1,0 +1,5 @@
+//! The real kernel, the real netd, the real rnet, in private namespaces. Needs root; says so when it is not.
+#![allow(clippy::unwrap_used)]
+
+mod attach;
+mod attach_errors;
