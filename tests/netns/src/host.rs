@@ -60,6 +60,8 @@ impl Host {
             containers: RefCell::default(),
             forwarding_may_stay: Cell::new(false),
         };
+        // An address is there when it is given, not a second later: snapshots are compared.
+        host.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0").ok();
         host.ip("link set lo up");
         host.config("");
         host

@@ -48,8 +48,8 @@ impl World {
         inside("link set lo up");
         inside(&format!("link set {nic} up"));
         for address in addresses {
-            let nodad = if address.contains(':') { " nodad" } else { "" };
-            inside(&format!("address add {address} dev {nic}{nodad}"));
+            let more = if address.contains(':') { "nodad" } else { "broadcast +" };
+            inside(&format!("address add {address} dev {nic} {more}"));
         }
     }
 }

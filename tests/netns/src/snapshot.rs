@@ -57,10 +57,13 @@ impl Snapshot {
         assert!(found.is_empty(), "{when}:\n{}", found.join("\n"));
     }
 
-    /// Without the forwarding switches, which a network turns on for good.
+    /// Without the forwarding switches, which a network turns on for good, and the anycast addresses of a router.
     #[must_use]
     pub fn but_forwarding(mut self) -> Self {
         self.parts.insert("sysctl", BTreeSet::new());
+        if let Some(routes) = self.parts.get_mut("route") {
+            routes.retain(|line| !line.starts_with("anycast "));
+        }
         self
     }
 }

@@ -139,7 +139,11 @@ fn a_step_that_fails_takes_all_back() {
         host.start();
         let web = host.container("web");
         web.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1").ok();
-        let inside = web.ip("address");
+        // lo keeps the 127.0.0.1 that the kernel gave it when it went up.
+        let inside = || web.ip("-o address").replace("127.0.0.1", "") + &web.ip("route show table all");
+        web.ip("link set lo up");
+        web.ip("link set lo down");
+        let before = inside();
         let cases = [
             "br0 web 10.0.0.5/24,fd00::5/64",
             "br0 web 10.0.0.5/24 --route 10.8.0.0/16@10.0.0.1 --route 10.8.0.0/16@10.0.0.2",
@@ -149,7 +153,8 @@ fn a_step_that_fails_takes_all_back() {
             let failed = host.rnet(&format!("attach {words}"));
             assert!(failed.code != 0 && failed.err.contains("error: "), "{words}: {}", failed.out);
             host.wait_until_like(&host.before(), &format!("after {words}"));
-            assert_eq!(web.ip("address"), inside, "{words}");
+            assert_eq!(inside(), before, "{words}");
+            assert!(!web.ip("-o link").contains("eth0"), "{words}");
             assert_eq!(host.rnet_json("attachments ls"), serde_json::json!([]));
             assert_eq!(host.rnet_json("bridge ls"), serde_json::json!([]));
         }
@@ -181,6 +186,7 @@ fn a_full_bridge_is_refused_before_anything_is_done() {
         wait_for("a port to be free", SOON, || host.rnet("attach br0 web 10.0.0.5/24").code == 0);
         host.rnet("attach br0 web 10.0.0.6/24").fails(CONFLICT, &["full"]);
         host.rnet("detach web").ok();
+        wait_for("the port to be free", SOON, || host.run("ip link set p7 master br0").code == 0);
     });
 }
 

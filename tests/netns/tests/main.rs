@@ -3,3 +3,5 @@
 
 mod attach;
 mod attach_errors;
+mod bridge;
+mod network;

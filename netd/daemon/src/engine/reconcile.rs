@@ -419,10 +419,13 @@ impl Engine {
 
     fn link_changed(&mut self, link: LinkState) {
         match self.tag.object(&link) {
+            // The kernel announces a new device before it has an alias: the name tells an end of ours from others'.
+            None if self.by_host_ifname.contains_key(&link.name) => {}
             Some("bridge") | None => {
                 self.foreign.insert(link.index, link);
             }
             Some(_) => {
+                self.foreign.remove(&link.index);
                 if link.master.is_some() {
                     return;
                 }
