@@ -63,7 +63,9 @@ impl Container {
     }
 
     /// Sends a packet every few milliseconds until it is asked for the count.
+    #[track_caller]
     pub fn flow(&self, address: &str) -> Flow {
+        self.ping(address);
         let mut command = lasting(Some(&self.path), Path::new("ping"));
         let child = command
             .args(["-q", "-i", "0.02", "-W", "1", address])

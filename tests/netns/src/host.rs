@@ -178,6 +178,11 @@ impl Host {
         run_in(&self.netns, Command::new(built("rnet")).args(words).env("RNET_ROOT", &self.root))
     }
 
+    /// Runs `netd` for what it only says.
+    pub fn netd_says(&self, words: &[&str]) -> Output {
+        run_in(&self.netns, Command::new(built("netd")).args(words))
+    }
+
     /// The path of the `rnet` program.
     pub fn rnet_program(&self) -> PathBuf {
         built("rnet")

@@ -26,9 +26,10 @@ impl Snapshot {
         parts.insert("link", ip("-o link").lines().map(settled).collect());
         let addresses = ip("-o address");
         parts.insert("address", addresses.lines().map(|l| l.replace(" tentative", "")).collect());
-        // linkdown follows the carrier.
+        // linkdown follows the carrier, and so does the kernel's own route to all multicast groups.
         let routes = ["-4 route show table all", "-6 route show table all"].map(|w| ip(w).replace(" linkdown", ""));
-        parts.insert("route", lines(routes.concat()));
+        let lasting = routes.concat().lines().filter(|l| !l.starts_with("multicast ff00::/8 ")).map(str::trim).map(str::to_owned).collect();
+        parts.insert("route", lasting);
         parts.insert("rule", lines(ip("-4 rule") + &ip("-6 rule")));
         parts.insert("nft", nft(netns));
         parts.insert("sysctl", sysctls(netns));

@@ -4,4 +4,6 @@
 mod attach;
 mod attach_errors;
 mod bridge;
+mod concurrency;
+mod crash;
 mod network;

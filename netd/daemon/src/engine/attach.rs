@@ -265,8 +265,7 @@ impl Engine {
             (None, _) => d.inside.free_name(),
         };
         let netns = inode(d.target.netns.id());
-        let waiting = self.retired.iter().any(|r| r.netns == netns && r.ifname == ifname);
-        if d.inside.has(&ifname) && own.is_none_or(|r| r.ifname != ifname) && !waiting {
+        if d.inside.has(&ifname) && own.is_none_or(|r| r.ifname != ifname) {
             return Err(ApiError::new(Kind::Conflict, format!("{} already has an interface {ifname}", d.target.name))
                 .hint("choose another name with -i, or leave -i out"));
         }

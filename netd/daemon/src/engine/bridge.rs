@@ -216,14 +216,20 @@ impl Engine {
         }
         // The store first: a bridge of ours that no record knows is taken back by the next start.
         let log_key = format!("bridge/{name}");
+        fail::point("bridge-rm.log");
         self.log_put(&log_key, &record)?;
+        fail::point("bridge-rm.log.done");
+        fail::point("bridge-rm.commit");
         if let Err(error) = self.writer.commit(vec![delete(bridge_key(name))]) {
             self.log_remove(&log_key);
             return Err(error);
         }
+        fail::point("bridge-rm.commit.done");
         self.bridges.remove(name);
         self.reap();
+        fail::point("bridge-rm.kernel");
         self.unmake_bridge(&record)?;
+        fail::point("bridge-rm.kernel.done");
         self.log_remove(&log_key);
         self.emit(view::event("bridge-rm", name.to_string()));
         Ok(shown)

@@ -218,14 +218,18 @@ impl Engine {
         self.drain_pool(id);
         self.reap();
         // The store first: what is left in the kernel after a crash belongs to no network and is collected.
+        fail::point("network-rm.commit");
         self.writer.commit(vec![delete(network_key(id))])?;
+        fail::point("network-rm.commit.done");
         let state = self.networks.remove(&id).expect("it was just found");
         let owners =
             state.pools.iter().flat_map(|p| p.iter().map(|(_, owner, _)| owner.to_owned()).collect::<Vec<_>>());
         self.writer.behind(owners.map(|o| delete(reservation_key(id, &o))).collect());
         let bridge = state.record.spec.bridge.clone().expect("filled in");
+        fail::point("network-rm.kernel");
         let remove = self.kernel.host.batch(&[LinkOp::Delete(bridge.clone())]);
         let unfilter = rnet_kernel::Filter::change(&mut self.kernel.filter, &[], &filter_elements(&state.record.spec));
+        fail::point("network-rm.kernel.done");
         let fail = |e| kernel(format!("network {name} is removed, but something of it is left"), &e);
         if let Some(fault) = remove.map_err(fail)?.into_iter().next() {
             return Err(fail(fault.error));
