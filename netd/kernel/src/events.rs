@@ -37,6 +37,8 @@ pub enum Event {
     Address,
     /// Routes changed.
     Route,
+    /// Our table of the packet filter changed, which [`crate::FilterMonitor`] reports.
+    Filter,
     /// Notifications were lost: whatever is known has to be read again.
     Overrun,
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rnet_api::{ApiError, AttachReply, AttachRequest, Outcome};
 use rnet_kernel::{LinkKind, LinkOp, LinkState, Links, Netns, NewBridge, Route};
-use rnet_model::{AddressSpec, AttachSpec, EndpointId, HostIf, IfName, Kind, MacAddr, NetworkId};
+use rnet_model::{AddressSpec, AttachSpec, EndpointId, HostIf, IfAddr, IfName, Kind, MacAddr, NetworkId};
 
 use super::address::Resolved;
 use super::core::{inode, kernel};
@@ -75,13 +75,16 @@ impl Engine {
         };
         let old = old.and_then(|id| self.endpoints.get(&id).cloned());
         let master = self.master(&master_name)?;
-        self.refuse_full(&master_name)?;
+        self.refuse_full(&master_name, master.as_ref())?;
         let inside = self.look_inside(&target.netns, &target.name)?;
         let network = self.network_of_bridge(&master_name);
         if probed == Probed::No && !spec.options.no_probe && !request.dry_run && network.is_none() {
             let known = |ip: &IpAddr| old.as_ref().is_some_and(|r| r.addresses.iter().any(|a| a.ip() == *ip));
-            let addresses: Vec<_> = static_addresses(&spec.address).filter(|ip| !known(ip)).collect();
+            let addresses: Vec<_> = static_addresses(&spec.address).filter(|a| !known(&a.ip())).collect();
             if !addresses.is_empty() && self.leads_to_lan(master.as_ref()) {
+                // What this host knows needs no question to the LAN, and is said better.
+                self.refuse_taken(&addresses, &master_name, &owner(target.engine, &target.id))?;
+                let addresses = addresses.iter().map(IfAddr::ip).collect();
                 return Ok(Attach::Probe { device: master_name, addresses });
             }
         }
@@ -222,22 +225,22 @@ impl Engine {
         .hint(format!("put it into a bridge: rnet bridge create br0 --uplink {name}")))
     }
 
-    fn refuse_full(&self, master: &IfName) -> Result<(), ApiError> {
+    fn refuse_full(&self, name: &IfName, master: Option<&LinkState>) -> Result<(), ApiError> {
         // A Linux bridge numbers its ports with 10 bits and does not use 0 (BR_PORT_BITS, net/bridge/br_private.h).
         const MAX_PORTS: usize = 1023;
-        let ours = self.ports.get(master).copied().unwrap_or(0);
-        let index = self.foreign.values().find(|l| l.name == *master).map(|l| l.index);
-        let foreign = self.foreign.values().filter(|l| l.master.is_some() && l.master == index).count();
+        let ours = self.ports.get(name).copied().unwrap_or(0);
+        let foreign = master.map_or(0, |m| self.foreign.values().filter(|l| l.master == Some(m.index)).count());
         if ours + foreign < MAX_PORTS {
             return Ok(());
         }
-        Err(ApiError::new(Kind::Conflict, format!("bridge {master} is full: it has {} ports", ours + foreign))
+        Err(ApiError::new(Kind::Conflict, format!("bridge {name} is full: it has {} ports", ours + foreign))
             .hint("a Linux bridge has 1,023 ports; use another bridge"))
     }
 
     /// Whether a port of the bridge was made by somebody else: then hosts may live behind it that netd does not know.
+    /// A bridge that is down carries no question to them.
     fn leads_to_lan(&self, master: Option<&LinkState>) -> bool {
-        master.is_some_and(|m| self.foreign.values().any(|l| l.master == Some(m.index)))
+        master.is_some_and(|m| m.up && self.foreign.values().any(|l| l.master == Some(m.index)))
     }
 
     /// The network whose bridge this is.
@@ -255,8 +258,7 @@ impl Engine {
             (None, _) => d.inside.free_name(),
         };
         let netns = inode(d.target.netns.id());
-        let waiting = self.retired.iter().any(|r| r.netns == netns && r.ifname == ifname);
-        if d.inside.has(&ifname) && own.is_none_or(|r| r.ifname != ifname) && !waiting {
+        if d.inside.has(&ifname) && own.is_none_or(|r| r.ifname != ifname) {
             return Err(ApiError::new(Kind::Conflict, format!("{} already has an interface {ifname}", d.target.name))
                 .hint("choose another name with -i, or leave -i out"));
         }
@@ -325,12 +327,12 @@ fn same_words(asked: &AttachSpec, spec: &AttachSpec, ifname: &IfName) -> bool {
     a == *spec
 }
 
-fn static_addresses(spec: &AddressSpec) -> impl Iterator<Item = IpAddr> {
+fn static_addresses(spec: &AddressSpec) -> impl Iterator<Item = IfAddr> {
     let list = match spec {
         AddressSpec::Static(list) => list.as_slice(),
         _ => &[],
     };
-    list.iter().map(|a| a.address.ip())
+    list.iter().map(|a| a.address)
 }
 
 /// Tries it on a bridge in a namespace of its own.

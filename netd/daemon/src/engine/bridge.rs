@@ -203,7 +203,8 @@ impl Engine {
             return Err(ApiError::new(Kind::Conflict, format!("bridge {name} is in use by {}", on_it.join(", ")))
                 .hint("detach them first: rnet detach CONTAINER"));
         }
-        let index = self.foreign.values().find(|l| l.name == *name).map(|l| l.index);
+        let fail = |e| kernel(format!("cannot look for {name}"), &e);
+        let index = self.kernel.host.link(name).map_err(fail)?.map(|l| l.index);
         let uplink = record.uplink.as_ref().map(|u| &u.name);
         let stranger = |l: &&LinkState| l.master.is_some() && l.master == index && Some(&l.name) != uplink;
         if let Some(port) = self.foreign.values().find(stranger) {
@@ -215,14 +216,20 @@ impl Engine {
         }
         // The store first: a bridge of ours that no record knows is taken back by the next start.
         let log_key = format!("bridge/{name}");
+        fail::point("bridge-rm.log");
         self.log_put(&log_key, &record)?;
+        fail::point("bridge-rm.log.done");
+        fail::point("bridge-rm.commit");
         if let Err(error) = self.writer.commit(vec![delete(bridge_key(name))]) {
             self.log_remove(&log_key);
             return Err(error);
         }
+        fail::point("bridge-rm.commit.done");
         self.bridges.remove(name);
         self.reap();
+        fail::point("bridge-rm.kernel");
         self.unmake_bridge(&record)?;
+        fail::point("bridge-rm.kernel.done");
         self.log_remove(&log_key);
         self.emit(view::event("bridge-rm", name.to_string()));
         Ok(shown)
@@ -235,10 +242,8 @@ impl Engine {
         if let Some(uplink) = &record.uplink
             && self.kernel.host.link(&uplink.name).map_err(fail)?.is_some()
         {
-            let bridge_is_there = self.kernel.host.link(&record.name).map_err(fail)?.is_some();
-            ops.extend(
-                hand_back(uplink, &record.name).into_iter().filter(|op| bridge_is_there || !touches(op, &record.name)),
-            );
+            // What is to go from a bridge that is gone already is no fault.
+            ops.extend(hand_back(uplink, &record.name));
         }
         ops.push(LinkOp::Delete(record.name.clone()));
         match self.kernel.host.batch(&ops).map_err(fail)?.into_iter().next() {
@@ -246,10 +251,6 @@ impl Engine {
             None => Ok(()),
         }
     }
-}
-
-fn touches(op: &LinkOp, bridge: &IfName) -> bool {
-    matches!(op, LinkOp::DelAddress(dev, _) if dev == bridge)
 }
 
 fn entry(route: &MovedRoute, dev: &IfName) -> RouteEntry {
@@ -278,6 +279,8 @@ fn hand_over(uplink: &UplinkRecord, bridge: &IfName) -> Vec<LinkOp> {
 /// The reverse of [`hand_over`].
 fn hand_back(uplink: &UplinkRecord, bridge: &IfName) -> Vec<LinkOp> {
     let mut ops = vec![LinkOp::NoMaster(uplink.name.clone())];
+    // IPv6 knows a route by destination and metric alone: the bridge's would be in the way of the NIC's.
+    ops.extend(uplink.routes.iter().map(|r| LinkOp::DelRoute(entry(r, bridge))));
     ops.extend(uplink.addresses.iter().map(|a| LinkOp::DelAddress(bridge.clone(), *a)));
     ops.extend(uplink.addresses.iter().map(|a| LinkOp::AddAddress(uplink.name.clone(), *a)));
     ops.extend(uplink.routes.iter().map(|r| LinkOp::AddRoute(entry(r, &uplink.name))));
@@ -324,6 +327,7 @@ mod tests {
             words(hand_back(&uplink, &bridge)),
             [
                 "link set eth0 nomaster",
+                "route del default via 192.168.115.1 dev br0",
                 "addr del 192.168.115.2/24 dev br0",
                 "addr add 192.168.115.2/24 dev eth0",
                 "route add default via 192.168.115.1 dev eth0",

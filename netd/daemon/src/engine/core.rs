@@ -257,11 +257,10 @@ impl Engine {
         self.retired_since.get_or_insert_with(Instant::now);
     }
 
-    /// Deletes retired links now if one of them holds a name that is wanted again.
-    pub(super) fn reap_if_in_the_way(&mut self, host_ifname: &IfName, netns: u64, ifname: Option<&IfName>) {
-        let in_the_way = |r: &Retired| {
-            r.host_ifname == *host_ifname || (r.netns == netns && ifname.is_none_or(|wanted| r.ifname == *wanted))
-        };
+    /// Deletes retired links now if one of them holds a name that is wanted again, or names, addresses and routes in a
+    /// namespace that gets new ones.
+    pub(super) fn reap_if_in_the_way(&mut self, host_ifname: &IfName, netns: u64) {
+        let in_the_way = |r: &Retired| r.host_ifname == *host_ifname || r.netns == netns;
         if self.retired.iter().any(in_the_way) {
             self.reap();
         }

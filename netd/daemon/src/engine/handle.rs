@@ -10,11 +10,12 @@ use rnet_api::{
     Endpoint, Event, Link, LinkRequest, Network, NetworkConnect, NetworkDisconnect, Sandbox, SandboxRequest, Status,
     Version, WaitRequest,
 };
-use rnet_kernel::{Monitor, Netns, ProbeTiming, announce, probe};
+use rnet_kernel::{FilterMonitor, Monitor, Netns, ProbeTiming, announce, probe};
 use rnet_model::{ContainerName, EndpointId, IfName, Kind, MacAddr, NetworkSpec};
 use tokio::sync::{broadcast, oneshot};
 
 use super::attach::{Attach, Probed};
+use super::tag::Tag;
 use super::{Engine, Options};
 use crate::resolve::Target;
 
@@ -91,8 +92,14 @@ pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
     }
     // The monitor listens before the engine reads the kernel, so that no change falls between the two.
     let monitor = Monitor::new().map_err(|e| super::core::kernel("cannot watch the kernel", &e))?;
+    let filter = FilterMonitor::open(&host, &Tag::of(&options.root).table);
     let mut engine = Engine::open(options, host.clone(), events.clone(), announcer)?;
     tokio::spawn(forward(monitor, mailbox.clone()));
+    match filter {
+        Ok(filter) => drop(tokio::spawn(forward_filter(filter, mailbox.clone()))),
+        // Without nf_tables there are no networks, and everything else works.
+        Err(error) => tracing::warn!(%error, "cannot watch the packet filter"),
+    }
     let thread = spawn("engine", move || serve(&mut engine, &inbox))?;
     Ok(Handle { mailbox, events, host, timing, thread: Arc::new(Mutex::new(Some(thread))) })
 }
@@ -117,6 +124,14 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 async fn forward(mut monitor: Monitor, mailbox: mpsc::Sender<Message>) {
     while let Some(event) = monitor.next().await {
         if mailbox.send(Message::Kernel(event)).is_err() {
+            return;
+        }
+    }
+}
+
+async fn forward_filter(mut monitor: FilterMonitor, mailbox: mpsc::Sender<Message>) {
+    while monitor.next().await.is_some() {
+        if mailbox.send(Message::Kernel(rnet_kernel::Event::Filter)).is_err() {
             return;
         }
     }

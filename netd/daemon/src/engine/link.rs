@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rnet_api::{ApiError, Empty, Link, LinkEnd, LinkRequest};
 use rnet_kernel::{LinkOp, Links, Netns, NewVeth};
 use rnet_model::{EndpointId, IfAddr, IfName, Kind, MacAddr};
+use rnet_plan::fail;
 
 use super::core::kernel;
 use super::state::LinkRecord;
@@ -25,14 +26,18 @@ impl Engine {
     /// Makes links: two batches per namespace, however many links it has.
     pub(super) fn create_links(&mut self, requests: &[LinkRequest]) -> Result<Vec<Link>, ApiError> {
         let records: Vec<LinkRecord> = requests.iter().map(|r| self.link_record(r)).collect::<Result<_, _>>()?;
+        fail::point("links.log");
         for (index, record) in records.iter().enumerate() {
             if let Err(error) = self.log_put(&link_key(record.id), record) {
                 records[..index].iter().for_each(|r| self.log_remove(&link_key(r.id)));
                 return Err(error);
             }
         }
+        fail::point("links.log.done");
+        fail::point("links.kernel");
         let result = self.make_links(&records);
         self.kernel.leave();
+        fail::point("links.kernel.done");
         if let Err(error) = result {
             for record in &records {
                 self.delete_link(record);

@@ -40,15 +40,23 @@ pub(crate) fn fail_points() -> Vec<String> {
         "detach.commit",
         "network.log",
         "network.bridge",
+        "network.address",
         "network.sysctl",
         "network.filter",
         "network.commit",
+        "network-rm.commit",
+        "network-rm.kernel",
         "bridge.log",
         "bridge.make",
         "bridge.move",
         "bridge.commit",
+        "bridge-rm.log",
+        "bridge-rm.commit",
+        "bridge-rm.kernel",
         "sandbox.log",
         "sandbox.namespace",
+        "links.log",
+        "links.kernel",
     ];
     STEPS.iter().flat_map(|s| [(*s).to_owned(), format!("{s}.done")]).collect()
 }

@@ -39,32 +39,43 @@ impl Engine {
         }
         let id = clock::network_id();
         let spec = self.fill_in(requested, id)?;
-        self.ensure_filter()?;
         let record = NetworkRecord { id, requested: requested.clone(), spec, created: clock::wall() };
-        let plan = self.network_plan(&record)?;
+        let made = self.make_network(&record);
+        if let Err(error) = made {
+            if self.networks.is_empty() {
+                self.remove_unused_filter();
+            }
+            return Err(error);
+        }
+        self.networks.insert(id, network_state(record, self.config.rest_seconds));
+        self.emit(view::event("network-create", requested.name.to_string()));
+        Ok(self.show_network(id).expect("it was just inserted"))
+    }
+
+    /// The kernel's and the store's part: all of it or nothing, but for the table that all networks share.
+    fn make_network(&mut self, record: &NetworkRecord) -> Result<(), ApiError> {
+        let id = record.id;
+        self.ensure_filter()?;
+        let plan = self.network_plan(record)?;
         let log_key = format!("network/{id}");
         fail::point("network.log");
-        self.log_put(&log_key, &record)?;
+        self.log_put(&log_key, record)?;
         fail::point("network.log.done");
         let made = apply(&plan, &mut self.kernel)
-            .map_err(|f| kernel(format!("cannot create network {}", requested.name), &f.cause))
+            .map_err(|f| kernel(format!("cannot create network {}", record.requested.name), &f.cause))
             .and_then(|()| {
                 fail::point("network.commit");
-                let committed = self.writer.commit(vec![put(network_key(id), &record)]);
+                let committed = self.writer.commit(vec![put(network_key(id), record)]);
                 if committed.is_err() {
                     rnet_plan::undo(&plan.steps, &mut self.kernel);
                 }
                 committed
             });
-        if let Err(error) = made {
-            self.log_remove(&log_key);
-            return Err(error);
+        if made.is_ok() {
+            fail::point("network.commit.done");
         }
-        fail::point("network.commit.done");
         self.log_remove(&log_key);
-        self.networks.insert(id, network_state(record, self.config.rest_seconds));
-        self.emit(view::event("network-create", requested.name.to_string()));
-        Ok(self.show_network(id).expect("it was just inserted"))
+        made
     }
 
     /// Fills in every default: subnets, gateways, MTU, bridge.
@@ -207,14 +218,18 @@ impl Engine {
         self.drain_pool(id);
         self.reap();
         // The store first: what is left in the kernel after a crash belongs to no network and is collected.
+        fail::point("network-rm.commit");
         self.writer.commit(vec![delete(network_key(id))])?;
+        fail::point("network-rm.commit.done");
         let state = self.networks.remove(&id).expect("it was just found");
         let owners =
             state.pools.iter().flat_map(|p| p.iter().map(|(_, owner, _)| owner.to_owned()).collect::<Vec<_>>());
         self.writer.behind(owners.map(|o| delete(reservation_key(id, &o))).collect());
         let bridge = state.record.spec.bridge.clone().expect("filled in");
+        fail::point("network-rm.kernel");
         let remove = self.kernel.host.batch(&[LinkOp::Delete(bridge.clone())]);
         let unfilter = rnet_kernel::Filter::change(&mut self.kernel.filter, &[], &filter_elements(&state.record.spec));
+        fail::point("network-rm.kernel.done");
         let fail = |e| kernel(format!("network {name} is removed, but something of it is left"), &e);
         if let Some(fault) = remove.map_err(fail)?.into_iter().next() {
             return Err(fail(fault.error));

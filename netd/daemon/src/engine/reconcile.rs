@@ -415,7 +415,7 @@ impl Engine {
                 self.link_gone(&name);
             }
             // Containers' addresses live elsewhere: these are rare, and one look covers all that came together.
-            Event::Address | Event::Route => self.verify_soon(),
+            Event::Address | Event::Route | Event::Filter => self.verify_soon(),
             Event::Overrun => self.resync(),
         }
     }

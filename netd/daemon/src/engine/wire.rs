@@ -76,11 +76,14 @@ impl Engine {
         let links = self.kernel.inside(netns).map_err(fail)?;
         let (found, routes) = (links.links().map_err(fail)?, links.routes().map_err(fail)?);
         let up = found.iter().any(|l| l.kind == LinkKind::Loopback && l.up);
-        let default = routes.iter().filter(|r| r.destination.prefix() == 0);
+        // What is detached and waits for its deletion counts as gone: it goes before anything is made.
+        let id = inode(netns.id());
+        let waiting = |name: &IfName| self.retired.iter().any(|r| r.netns == id && r.ifname == *name);
+        let default = routes.iter().filter(|r| r.destination.prefix() == 0 && !waiting(&r.dev));
         Ok(Inside {
             loopback: if up { Loopback::Up } else { Loopback::Down },
             defaults: default.map(|r| (r.destination.is_ipv4(), r.metric.unwrap_or(0))).collect(),
-            names: found.into_iter().map(|l| l.name).collect(),
+            names: found.into_iter().map(|l| l.name).filter(|name| !waiting(name)).collect(),
         })
     }
 
@@ -127,7 +130,7 @@ impl Engine {
         fail::point("attach.log");
         self.log_put(&key, &record)?;
         fail::point("attach.log.done");
-        self.reap_if_in_the_way(&record.host_ifname, record.netns, Some(&record.ifname));
+        self.reap_if_in_the_way(&record.host_ifname, record.netns);
         if let Err(failure) = apply(plan, &mut self.kernel) {
             self.log_remove(&key);
             let what = format!("cannot attach {} to {}", record.container, record.master);
@@ -191,8 +194,7 @@ impl Engine {
     /// Makes a known endpoint again, as it was, in a namespace that may be another one.
     pub(super) fn rewire(&mut self, mut record: EndpointRecord, netns: &Netns) -> Result<(), ApiError> {
         let inside = self.look_inside(netns, &record.container)?;
-        let waiting = |r: &Retired| r.netns == inode(netns.id()) && r.ifname == record.ifname;
-        if inside.has(&record.ifname) && !self.retired.iter().any(waiting) {
+        if inside.has(&record.ifname) {
             let text = format!("{} already has an interface {}", record.container, record.ifname);
             return Err(ApiError::new(Kind::Conflict, text));
         }

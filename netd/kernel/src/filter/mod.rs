@@ -7,6 +7,7 @@ mod base;
 mod elements;
 mod intervals;
 mod socket;
+mod watch;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use rnet_model::{IfName, Subnet};
 use crate::KernelError;
 
 pub use elements::Nft;
+pub use watch::FilterMonitor;
 
 /// A set of the base table, and what being in it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

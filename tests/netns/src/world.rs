@@ -1,0 +1,94 @@
+//! The stage of one test: a thread with network and mount namespaces of its own.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use rnet_kernel::Netns;
+use tempfile::TempDir;
+
+use crate::{Host, run_in};
+
+/// Everything of one test. Its network namespace is the LAN that hosts may be plugged into.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) netns: Netns,
+    pub(crate) lan_is_up: Cell<bool>,
+    pub(crate) peers: RefCell<Vec<std::path::PathBuf>>,
+}
+
+/// Runs a test on a stage of its own, or says why not.
+///
+/// # Panics
+/// As the test does.
+pub fn run(test: impl FnOnce(&World) + Send) {
+    run_or_skip(|| None, test);
+}
+
+/// The same for a test that needs something: `lacks` says what is missing.
+///
+/// # Panics
+/// As the test does.
+pub fn run_or_skip(lacks: impl FnOnce() -> Option<String>, test: impl FnOnce(&World) + Send) {
+    let root = nix::unistd::geteuid().is_root();
+    let lacking = if root { lacks() } else { Some("root".to_owned()) };
+    if let Some(what) = lacking {
+        #[allow(clippy::print_stdout, reason = "a skipped test says why")]
+        {
+            println!("skipped: needs {what}");
+        }
+        return;
+    }
+    std::thread::scope(|scope| {
+        let stage = scope.spawn(|| {
+            let world = World::enter();
+            test(&world);
+        });
+        if let Err(panic) = stage.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+impl World {
+    /// Moves the calling thread, which ends with the test, into private namespaces.
+    fn enter() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may make namespaces");
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts can be made private");
+        // A namespace netns:NAME of the test, not of the machine. /sys stays the machine's: a sysfs of the new namespace
+        // would hide the cgroups below it, and nothing under test reads /sys/class/net.
+        std::fs::create_dir_all("/run/netns").expect("/run can be written");
+        mount(Some("netns"), "/run/netns", Some("tmpfs"), MsFlags::empty(), none).expect("a tmpfs can be mounted");
+        let netns = Netns::current().expect("/proc is there");
+        let dir = tempfile::Builder::new().prefix("rnet-").tempdir().expect("a directory for temporary files");
+        World { dir, netns, lan_is_up: Cell::new(false), peers: RefCell::default() }
+    }
+
+    /// A new host: a network namespace with `lo` up, and a root directory for its netd.
+    pub fn host(&self, name: &str) -> Host {
+        Host::new(self, name)
+    }
+
+    /// The test's own directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Runs `ip` in the LAN's namespace.
+    #[track_caller]
+    pub(crate) fn ip(&self, words: &str) -> String {
+        run_in(&self.netns, Command::new("ip").args(words.split_whitespace())).ok().out
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for path in self.peers.take() {
+            let _ = Netns::unbind(&path);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The real kernel, the real netd, the real rnet, in private namespaces. Needs root; says so when it is not.
+#![allow(clippy::unwrap_used)]
+
+mod attach;
+mod attach_errors;
+mod bridge;
+mod concurrency;
+mod crash;
+mod network;
