@@ -105,9 +105,10 @@ done
 on host-a ip -brief address show br0
 
 say "a container on each, without network, and the command this is all about"
+# (busybox's ping wants a raw socket, which containers have to ask for)
 on host-a rnet run -d --name web --net none --rootfs "$dir/rootfs" httpd -f -h /www
 on host-a rnet attach br0 web 192.168.115.10/24@gw
-on host-b rnet run -d --name db --net none --rootfs "$dir/rootfs" sleep 600
+on host-b rnet run -d --name db --net none --cap-add NET_RAW --rootfs "$dir/rootfs" sleep 600
 on host-b rnet attach br0 db 192.168.115.20/24@gw
 on host-a rnet attachments
 
@@ -116,7 +117,7 @@ on host-b rnet exec db ping -c 3 -i 0.2 192.168.115.10
 on host-b rnet exec db wget -q -O - http://192.168.115.10/
 on host-b rnet exec db ping -c 1 192.168.115.1
 mac() { RNET_ROOT=$dir/host-a rnet attachments --json | sed -n 's/^ *"mac": "\(.*\)",*$/\1/p'; }
-seen=$(RNET_ROOT=$dir/host-b rnet exec db ip neighbour show 192.168.115.10)
+seen=$(RNET_ROOT=$dir/host-b rnet exec db ip neigh show to 192.168.115.10)
 echo "# db's neighbour table: $seen"
 case $seen in
     *"$(mac)"*) echo "# that is web's own MAC address: they talk at layer 2" ;;
