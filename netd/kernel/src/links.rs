@@ -16,6 +16,8 @@ pub trait Links: Send {
     fn link(&mut self, name: &IfName) -> Result<Option<LinkState>, KernelError>;
     /// All addresses.
     fn addresses(&mut self) -> Result<Vec<Address>, KernelError>;
+    /// The addresses of one device, by ifindex; none if there is no such device.
+    fn addresses_of(&mut self, index: u32) -> Result<Vec<Address>, KernelError>;
     /// All unicast routes of the main table.
     fn routes(&mut self) -> Result<Vec<Route>, KernelError>;
     /// Sends all operations in one datagram, in order (a device that is made takes a second one, see [`NewVeth`], before

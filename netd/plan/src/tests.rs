@@ -25,6 +25,9 @@ impl Links for Notes {
     fn addresses(&mut self) -> Result<Vec<Address>, KernelError> {
         Ok(Vec::new())
     }
+    fn addresses_of(&mut self, _: u32) -> Result<Vec<Address>, KernelError> {
+        Ok(Vec::new())
+    }
     fn routes(&mut self) -> Result<Vec<RouteEntry>, KernelError> {
         Ok(Vec::new())
     }

@@ -20,6 +20,16 @@ impl Samples {
         sorted.get(rank).copied().unwrap_or_default()
     }
 
+    /// The first `count`, in the order they were taken.
+    pub(crate) fn first(&self, count: usize) -> Samples {
+        self.0.iter().take(count).copied().collect()
+    }
+
+    /// The last `count`.
+    pub(crate) fn last(&self, count: usize) -> Samples {
+        self.0.iter().skip(self.0.len().saturating_sub(count)).copied().collect()
+    }
+
     pub(crate) fn median(&self) -> Duration {
         self.percentile(50)
     }

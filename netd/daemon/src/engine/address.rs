@@ -99,8 +99,8 @@ impl Engine {
             return Ok(found);
         }
         if let Some(link) = self.kernel.host.link(master).map_err(fail)? {
-            let addresses = self.kernel.host.addresses().map_err(fail)?;
-            let own = addresses.iter().find(|a| a.index == link.index && subnet.contains(a.ip) && a.ip != address.ip());
+            let addresses = self.kernel.host.addresses_of(link.index).map_err(fail)?;
+            let own = addresses.iter().find(|a| subnet.contains(a.ip) && a.ip != address.ip());
             if let Some(own) = own {
                 return Ok(own.ip);
             }
@@ -116,12 +116,7 @@ impl Engine {
     }
 
     /// Refuses an address that another endpoint on the same device or the device itself holds.
-    pub(super) fn refuse_taken(
-        &mut self,
-        addresses: &[IfAddr],
-        master: &IfName,
-        owner: &str,
-    ) -> Result<(), ApiError> {
+    pub(super) fn refuse_taken(&mut self, addresses: &[IfAddr], master: &IfName, owner: &str) -> Result<(), ApiError> {
         for address in addresses {
             let holder = self.by_address.get(&(master.clone(), address.ip())).and_then(|id| self.endpoints.get(id));
             if let Some(holder) = holder
@@ -142,8 +137,8 @@ impl Engine {
         }
         let fail = |e| kernel("cannot read the host's addresses", &e);
         let Some(link) = self.kernel.host.link(master).map_err(fail)? else { return Ok(()) };
-        let host = self.kernel.host.addresses().map_err(fail)?;
-        let own = |a: &&IfAddr| host.iter().any(|h| h.index == link.index && h.ip == a.ip());
+        let host = self.kernel.host.addresses_of(link.index).map_err(fail)?;
+        let own = |a: &&IfAddr| host.iter().any(|h| h.ip == a.ip());
         match addresses.iter().find(own) {
             Some(address) => Err(ApiError::new(
                 Kind::Conflict,

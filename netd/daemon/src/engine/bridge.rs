@@ -123,9 +123,9 @@ impl Engine {
             return Err(ApiError::new(Kind::Conflict, format!("{name} is a port of another device already"))
                 .hint(format!("free it: ip link set {name} nomaster")));
         }
-        let addresses = self.kernel.host.addresses().map_err(fail)?;
+        let addresses = self.kernel.host.addresses_of(link.index).map_err(fail)?;
         let routes = self.kernel.host.routes().map_err(fail)?;
-        let movable = addresses.iter().filter(|a| a.index == link.index && !a.automatic && !a.narrow);
+        let movable = addresses.iter().filter(|a| !a.automatic && !a.narrow);
         let moved = |r: &RouteEntry| MovedRoute {
             destination: r.destination,
             via: r.via,

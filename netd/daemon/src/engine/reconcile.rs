@@ -212,8 +212,8 @@ impl Engine {
             self.emit(event);
             return Ok(());
         };
-        let present = self.kernel.host.addresses().map_err(fail)?;
-        let here = |ip| present.iter().any(|a| a.index == link.index && a.ip == ip);
+        let present = self.kernel.host.addresses_of(link.index).map_err(fail)?;
+        let here = |ip| present.iter().any(|a| a.ip == ip);
         let missing = bridge_addresses(&record.spec).into_iter().filter(|a| !here(a.ip()));
         let mut ops: Vec<LinkOp> = missing.map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
         if !link.up {

@@ -110,6 +110,10 @@ impl Links for FakeLinks {
         Ok(self.links()?.into_iter().find(|l| l.name == *name))
     }
 
+    fn addresses_of(&mut self, index: u32) -> Result<Vec<Address>, KernelError> {
+        Ok(self.addresses()?.into_iter().filter(|a| a.index == index).collect())
+    }
+
     fn addresses(&mut self) -> Result<Vec<Address>, KernelError> {
         Ok(self.net.lock().world.addresses(self.place))
     }

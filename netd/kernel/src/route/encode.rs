@@ -88,10 +88,11 @@ fn alias(text: &str) -> LinkAttribute {
 
 /// No link-local address made by the kernel (IN6_ADDR_GEN_MODE_NONE), which also means no router solicitation.
 pub(super) fn quiet(name: &IfName) -> Request {
-    set(
-        name,
-        [LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])],
-    )
+    set(name, [no_address_of_its_own()])
+}
+
+fn no_address_of_its_own() -> LinkAttribute {
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
 }
 
 /// What a new device needs that RTM_NEWLINK does not do. Sent only for devices that were made: by name these would
@@ -109,7 +110,9 @@ pub(super) fn finish(op: &LinkOp) -> Vec<Finish> {
             Finish::Required(up(&b.name)),
         ],
         LinkOp::NewVeth(v) => {
-            let mut all = vec![Finish::Required(set(&v.name, [alias(&v.alias)])), Finish::Ipv6(quiet(&v.name))];
+            // One message, because each tells all of the kernel about the device, which walks its IPv6 routes then.
+            let both = set(&v.name, [alias(&v.alias), no_address_of_its_own()]);
+            let mut all = vec![Finish::RequiredOr(both, set(&v.name, [alias(&v.alias)]))];
             if v.netns.is_none() {
                 all.push(Finish::Ipv6(quiet(&v.peer)));
             }
@@ -124,6 +127,8 @@ pub(super) fn finish(op: &LinkOp) -> Vec<Finish> {
 pub(super) enum Finish {
     /// Its failure is the operation's.
     Required(Request),
+    /// The same; where the first fails with EAFNOSUPPORT, for lack of IPv6, the second is sent.
+    RequiredOr(Request, Request),
     /// EAFNOSUPPORT is success: the device or the kernel is without IPv6.
     Ipv6(Request),
 }
@@ -173,10 +178,11 @@ pub(super) fn delete(name: &IfName) -> Request {
 fn new_bridge(b: &NewBridge) -> Request {
     // An address given at creation is NET_ADDR_SET: the bridge keeps it, instead of taking the lowest of its ports.
     let mac = b.mac.unwrap_or_else(random_mac);
-    let mut info = vec![LinkInfo::Kind(InfoKind::Bridge)];
-    if b.vlan_filtering {
-        info.push(LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])));
-    }
+    // Snooping sets timers of all ports whenever one joins (br_port_state_selection): half of an attach at a thousand.
+    // Without a querier in the network, which nobody told us of, it is no use anyway.
+    let mut options = vec![InfoBridge::MulticastSnooping(false)];
+    options.extend(b.vlan_filtering.then_some(InfoBridge::VlanFiltering(true)));
+    let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(options))];
     let attributes = [LinkAttribute::Address(mac.octets().to_vec()), LinkAttribute::LinkInfo(info)];
     Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(named(&b.name, attributes)))
 }
@@ -190,10 +196,12 @@ fn random_mac() -> MacAddr {
 
 fn new_veth(v: &NewVeth, master: Option<u32>) -> Request {
     let mut inside = vec![LinkAttribute::Mtu(v.mtu), LinkAttribute::Address(v.peer_mac.octets().to_vec())];
+    inside.extend(one_queue());
     // The number is read by the kernel while the message is handled; `v` holds the descriptor open until then.
     inside.extend(v.netns.as_ref().map(|ns| LinkAttribute::NetNsFd(ns.as_fd().as_raw_fd())));
     let peer = named(&v.peer, inside);
     let mut attributes = vec![LinkAttribute::Mtu(v.mtu)];
+    attributes.extend(one_queue());
     attributes.extend(master.map(LinkAttribute::Controller));
     attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
@@ -202,6 +210,12 @@ fn new_veth(v: &NewVeth, master: Option<u32>) -> Request {
     // IFF_UP works for this end only; in the peer's header it fails with ENOTCONN.
     let message = flagged(named(&v.name, attributes), LinkFlags::Up, LinkFlags::Up);
     Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message))
+}
+
+/// A veth uses one queue of each kind, whatever number it is born with; giving the others up takes a grace period
+/// (veth_init_queues, netif_set_real_num_tx_queues).
+fn one_queue() -> [LinkAttribute; 2] {
+    [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)]
 }
 
 /// Port attributes go through RTM_NEWLINK without NLM_F_CREATE: RTM_SETLINK does not look at IFLA_LINKINFO.
@@ -299,6 +313,13 @@ pub(super) fn dump_links() -> Request {
 
 pub(super) fn dump_addresses() -> Request {
     Request::new(NLM_F_DUMP, RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+}
+
+/// With strict checking on, the ifindex of the header filters in the kernel.
+pub(super) fn dump_addresses_of(index: u32) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    Request::new(NLM_F_DUMP, RouteNetlinkMessage::GetAddress(message))
 }
 
 /// With strict checking on, the table and the type of the header filter in the kernel.

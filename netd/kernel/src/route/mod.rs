@@ -81,6 +81,14 @@ impl Links for Route {
             .map_err(|e| e.of("list addresses"))
     }
 
+    fn addresses_of(&mut self, index: u32) -> Result<Vec<Address>, KernelError> {
+        let request = encode::dump_addresses_of(index);
+        match self.socket.dump(&request, |body, all| all.extend(parse::address(body))) {
+            Err(Failure::Refused(r)) if r.errno == libc::ENODEV => Ok(Vec::new()),
+            other => other.map_err(|e| e.of("list the addresses of a device")),
+        }
+    }
+
     fn routes(&mut self) -> Result<Vec<RouteEntry>, KernelError> {
         let mut names = HashMap::new();
         let mut routes = Vec::new();
@@ -124,6 +132,8 @@ struct Part {
     index: usize,
     role: Role,
     request: Request,
+    /// Instead, where the kernel or the device is without IPv6.
+    otherwise: Option<Request>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -177,7 +187,7 @@ impl Batch<'_> {
         }
         let mut names = Lookup { fd: self.route.socket.as_fd(), known: &mut self.known };
         match encode::operation(op, &mut names) {
-            Ok(request) => self.out.push(Part { index, role: Role::Itself, request }),
+            Ok(request) => self.out.push(Part { index, role: Role::Itself, request, otherwise: None }),
             Err((errno, text)) => self.judge(index, Refusal { errno, text: Some(text) }),
         }
     }
@@ -197,11 +207,12 @@ impl Batch<'_> {
                 continue;
             }
             for finish in encode::finish(op) {
-                let (role, request) = match finish {
-                    Finish::Required(request) => (Role::Required, request),
-                    Finish::Ipv6(request) => (Role::Ipv6, request),
+                let (role, request, otherwise) = match finish {
+                    Finish::Required(request) => (Role::Required, request, None),
+                    Finish::RequiredOr(request, otherwise) => (Role::Required, request, Some(otherwise)),
+                    Finish::Ipv6(request) => (Role::Ipv6, request, None),
                 };
-                self.out.push(Part { index, role, request });
+                self.out.push(Part { index, role, request, otherwise });
             }
         }
         self.send();
@@ -213,8 +224,14 @@ impl Batch<'_> {
         let mut rest = std::mem::take(&mut self.out).into_iter().peekable();
         while rest.peek().is_some() {
             let (places, requests): (Vec<_>, Vec<_>) =
-                rest.by_ref().take(MESSAGES).map(|p| ((p.index, p.role), p.request)).unzip();
-            for ((index, role), result) in places.into_iter().zip(self.route.socket.transact(requests)) {
+                rest.by_ref().take(MESSAGES).map(|p| ((p.index, p.role, p.otherwise), p.request)).unzip();
+            for ((index, role, otherwise), result) in places.into_iter().zip(self.route.socket.transact(requests)) {
+                if let (Some(request), Err(r)) = (otherwise, &result)
+                    && r.errno == libc::EAFNOSUPPORT
+                {
+                    self.out.push(Part { index, role, request, otherwise: None });
+                    continue;
+                }
                 match (role, result) {
                     (Role::Itself, Ok(())) if matches!(self.ops[index], LinkOp::NewVeth(_) | LinkOp::NewBridge(_)) => {
                         made.push(index)
@@ -225,6 +242,9 @@ impl Batch<'_> {
                     (_, Err(refusal)) => self.unmake(index, refusal),
                 }
             }
+        }
+        if !self.out.is_empty() {
+            made.extend(self.send());
         }
         made
     }

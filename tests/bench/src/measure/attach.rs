@@ -28,7 +28,7 @@ pub(crate) fn inside_netd(bed: &Bed) -> anyhow::Result<Finding> {
         cold.push(netd.send(&attach_request("br-cold", container, &address(11, n))?)?.engine);
     }
     let (mut connect, mut both) = (Samples::default(), Samples::default());
-    super::scale::warm_up(&mut netd, "s1")?;
+    super::scale::warm_up(&mut netd, "s1", "10.40.0.0/16")?;
     for n in 0..ROUNDS {
         let id = format!("warm{n}");
         let sandbox = json!({ "container_id": id, "container_name": id, "networks": ["s1"] });
