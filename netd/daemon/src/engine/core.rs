@@ -305,6 +305,13 @@ impl Engine {
         [reap, verify, refill, bury].into_iter().flatten().min()
     }
 
+    /// Uses a socket inside a container that is open already.
+    pub(super) fn enter(&mut self, netns: &Netns, inside: Option<Route>) {
+        if let Some(route) = inside {
+            self.kernel.adopt(netns.id(), route);
+        }
+    }
+
     /// What nobody waits for, after each answer: the neighbours are told, and the socket inside a container is closed,
     /// which would keep the namespace of an ended one alive.
     pub(super) fn after_work(&mut self) {

@@ -10,7 +10,7 @@ use rnet_api::{
     Endpoint, Event, Link, LinkRequest, Network, NetworkConnect, NetworkDisconnect, Sandbox, SandboxRequest, Status,
     Version, WaitRequest,
 };
-use rnet_kernel::{FilterMonitor, Monitor, Netns, ProbeTiming, announce, probe};
+use rnet_kernel::{FilterMonitor, Monitor, Netns, ProbeTiming, Route, announce, probe};
 use rnet_model::{ContainerName, EndpointId, IfName, Kind, MacAddr, NetworkSpec};
 use tokio::sync::{broadcast, oneshot};
 
@@ -104,6 +104,13 @@ pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
     Ok(Handle { mailbox, events, host, timing, thread: Arc::new(Mutex::new(Some(thread))) })
 }
 
+/// A socket inside a container, opened beside the engine's thread. Without one the engine opens its own, and says why it
+/// cannot.
+async fn open_inside(netns: &Netns) -> Option<Route> {
+    let netns = netns.clone();
+    tokio::task::spawn_blocking(move || Route::open(&netns)).await.ok()?.ok()
+}
+
 fn announce_all(announcements: &Mutex<mpsc::Receiver<Announcement>>) {
     let next = || announcements.lock().ok()?.recv().ok();
     while let Some(a) = next() {
@@ -185,7 +192,12 @@ impl Handle {
         let (r, t) = (request.clone(), target.clone());
         let timing = self.timing;
         let probed = if timing.is_some() { Probed::No } else { Probed::Yes };
-        match self.call(move |e| e.attach(&r, &t, probed)).await? {
+        let inside = open_inside(&target.netns).await;
+        let first = move |e: &mut Engine| {
+            e.enter(&t.netns, inside);
+            e.attach(&r, &t, probed)
+        };
+        match self.call(first).await? {
             Attach::Done(reply) => Ok(*reply),
             Attach::Probe { device, addresses } => {
                 self.probe(device, addresses).await?;
@@ -288,7 +300,12 @@ impl Handle {
         request: NetworkConnect,
         target: Target,
     ) -> Result<AttachReply, ApiError> {
-        self.call(move |e| e.connect(&name, &request, &target)).await
+        let inside = open_inside(&target.netns).await;
+        self.call(move |e| {
+            e.enter(&target.netns, inside);
+            e.connect(&name, &request, &target)
+        })
+        .await
     }
 
     /// Disconnects a container from a network.
