@@ -14,8 +14,11 @@ const PARENT: &str = "rnet";
 /// Whether a container gets groups of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cgroups {
-    /// Yes.
+    /// Yes, and only the devices every container has may be opened.
     Own,
+    /// Yes, but rules about devices cannot be set: this is a user namespace, where no device can be made either
+    /// (user_namespaces(7)).
+    OwnWithoutDevices,
     /// They cannot be made here (a user namespace, a read-only file system): it stays where the shim is.
     Shared,
 }
@@ -33,7 +36,17 @@ pub fn probe() -> Cgroups {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => writable(&dir.join(PARENT)),
         Err(_) => false,
     };
-    if !hierarchies.is_empty() && hierarchies.iter().all(makes) { Cgroups::Own } else { Cgroups::Shared }
+    match !hierarchies.is_empty() && hierarchies.iter().all(makes) {
+        true if in_user_namespace() => Cgroups::OwnWithoutDevices,
+        true => Cgroups::Own,
+        false => Cgroups::Shared,
+    }
+}
+
+/// The first user namespace maps every number to itself.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn writable(dir: &Path) -> bool {
@@ -42,7 +55,7 @@ fn writable(dir: &Path) -> bool {
 
 /// The controllers' hierarchies of version 1 and the hybrid layout, or the only one of version 2. The other ones of the
 /// hybrid layout (`unified`, `systemd`) hold no controllers; libcontainer leaves them alone.
-fn hierarchies() -> Vec<PathBuf> {
+pub fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new(ROOT);
     if root.join("cgroup.controllers").exists() {
         return vec![root.to_owned()];
