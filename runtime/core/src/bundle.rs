@@ -254,6 +254,8 @@ fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result
 }
 
 fn mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>, OciSpecError> {
+    // No control groups: libcontainer mounts those of version 1 writable whatever the options say, and a container that
+    // writes its own devices.allow has every device.
     let mut all = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
@@ -262,9 +264,6 @@ fn mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>, OciSpecE
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
     ];
-    if around.cgroups != Cgroups::Shared {
-        all.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"])?);
-    }
     let files = &around.files;
     for (path, source) in
         [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname), ("/etc/resolv.conf", &files.resolv_conf)]
