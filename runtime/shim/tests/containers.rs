@@ -1,5 +1,7 @@
 //! Containers without a network, and without netd.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod common;
 
 use std::fs::{self, File};

@@ -1,5 +1,7 @@
 //! Containers on networks, with netd.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod common;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! A private instance of rnet in private network and mount namespaces, with a root file system of busybox.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
