@@ -65,6 +65,25 @@ pub fn hierarchies() -> Vec<PathBuf> {
     names.map(|e| e.path()).filter(|p| p.join("cgroup.procs").exists() && !p.is_symlink()).collect()
 }
 
+/// Makes the kernel ready for a process to join a group soon.
+///
+/// The first join after a while waits for a grace period of RCU, some 10 ms, the next ones do not
+/// (`cgroup_threadgroup_rwsem` and its `rcu_sync`, kernel/cgroup/cgroup.c). The command spends that time while its shim
+/// does other things: it joins the group it is in, which changes nothing.
+pub fn make_ready() {
+    let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return };
+    let Some(hierarchy) = hierarchies().into_iter().next() else { return };
+    let name = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let mut lines = own.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    });
+    let controllers = if hierarchy == Path::new(ROOT) { "" } else { name };
+    let Some((_, path)) = lines.find(|(which, _)| *which == controllers) else { return };
+    // Nothing depends on it.
+    let _ = fs::write(hierarchy.join(path.trim_start_matches('/')).join("cgroup.procs"), "0");
+}
+
 /// Removes a container's groups, with those that its processes made. They must be empty: the first process of a pid
 /// namespace ends last (pid_namespaces(7)).
 pub fn remove(id: &ContainerId) {
