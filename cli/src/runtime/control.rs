@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use nix::sys::signal::Signal;
 use rnet_api::ApiError;
-use rnet_model::{ContainerName, Kind, NetworkMode};
+use rnet_model::{ContainerName, Kind};
 use rnet_runtime::process::Handle;
 use rnet_runtime::protocol::OnFailure;
 use rnet_runtime::releases::{self, Addresses, Released};
@@ -133,8 +133,8 @@ fn start_one(store: &Store, container: &Container, attach: Attach, ctx: &Context
 
 pub(crate) fn stop(args: &StopArgs, ctx: &Context) -> Result<u8, ApiError> {
     let patience = Duration::from_secs(args.seconds.into());
-    each(&args.containers, ctx, |_, container| match hold(&container)? {
-        Some(held) => held.end(&container, Some(patience)),
+    each(&args.containers, ctx, |store, container| match hold(&container)? {
+        Some(held) => held.end(store, &container, Some(patience)),
         // It has ended: that is what was asked for.
         None => Ok(()),
     })
@@ -149,22 +149,23 @@ pub(crate) fn kill(args: &KillArgs, ctx: &Context) -> Result<u8, ApiError> {
     })
 }
 
-/// A container that runs.
+/// A container whose program runs.
 struct Held {
     init: Handle,
-    shim: Handle,
+    /// Gone when it was killed.
+    shim: Option<Handle>,
 }
 
-/// Its processes, if it runs.
+/// Its processes, if its program runs.
 fn hold(container: &Container) -> Result<Option<Held>, ApiError> {
     let Some(live) = container.live()? else { return Ok(None) };
-    let (Some(init), Some(shim)) = (live.init.and_then(|init| init.open()), live.shim.open()) else { return Ok(None) };
-    Ok(Some(Held { init, shim }))
+    let init = live.init.and_then(|init| init.open());
+    Ok(init.map(|init| Held { init, shim: live.shim.open() }))
 }
 
 impl Held {
-    /// Ends it: SIGTERM and time to obey, if any, then SIGKILL. Returns when its shim has cleaned up.
-    fn end(&self, container: &Container, patience: Option<Duration>) -> Result<(), ApiError> {
+    /// Ends it: SIGTERM and time to obey, if any, then SIGKILL. Returns when everything is cleaned up.
+    fn end(&self, store: &Store, container: &Container, patience: Option<Duration>) -> Result<(), ApiError> {
         let obeyed = match patience {
             Some(patience) => {
                 self.init.kill(Signal::SIGTERM)?;
@@ -175,7 +176,14 @@ impl Held {
         if !obeyed {
             self.init.kill(Signal::SIGKILL)?;
         }
-        match self.shim.ended(TAKE_DOWN)? {
+        let Some(shim) = &self.shim else {
+            let _lock = container.lock()?;
+            return match container.status()? {
+                Status::Dead => bury(store, container),
+                _ => Ok(()),
+            };
+        };
+        match shim.ended(TAKE_DOWN)? {
             true => Ok(()),
             false => Err(ApiError::new(Kind::Retry, format!("container {} does not end", container.record.name))),
         }
@@ -193,7 +201,7 @@ fn remove(store: &Store, container: &Container, force: bool) -> Result<(), ApiEr
             return Err(ApiError::new(Kind::Conflict, format!("container {name} runs"))
                 .hint(format!("stop it first: rnet stop {name}, or kill it with: rnet rm -f {name}")));
         }
-        held.end(container, None)?;
+        held.end(store, container, None)?;
     }
     let _lock = match container.lock() {
         Ok(lock) => lock,
@@ -222,7 +230,7 @@ fn bury(store: &Store, container: &Container) -> Result<(), ApiError> {
         }
     }
     cgroup::remove(&container.record.id);
-    if !matches!(container.record.spec.network.mode, NetworkMode::Host | NetworkMode::Container(_)) {
+    if container.known_to_netd() {
         release(store, container, Addresses::Keep)?;
     }
     let started = live.and_then(|l| l.started);

@@ -198,6 +198,7 @@ pub(super) fn start(
             let _ = Store::new(&ctx.root).remove(container);
         }
     })?;
+    rnet_runtime::cgroup::make_ready();
     session.started()?;
     drop(lock);
     let code = signals.map_or(Ok(0), |signals| session.follow(&signals))?;

@@ -71,12 +71,28 @@ pub struct Surroundings {
 }
 
 /// Whose network namespace it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sysctls {
     /// This container's: they are set.
-    Set,
+    Set {
+        /// Groups that may make the sockets of ping, see [`ping_groups`].
+        ping_groups: String,
+    },
     /// Somebody else's: they are left.
     Leave,
+}
+
+/// The groups that `net.ipv4.ping_group_range` takes for all: those that exist in this user namespace, by its
+/// /proc/self/gid_map (user_namespaces(7)); icmp(7) ends them at 2^31 - 1.
+pub fn ping_groups(gid_map: &str) -> String {
+    let extent = |line: &str| -> Option<(u32, u32)> {
+        let mut words = line.split_ascii_whitespace();
+        let (first, count) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
+        Some((first, count))
+    };
+    let first = gid_map.lines().find_map(|line| extent(line).filter(|(first, count)| *first == 0 && *count > 0));
+    let last = first.map_or(0, |(_, count)| (count - 1).min(i32::MAX.unsigned_abs()));
+    format!("0 {last}")
 }
 
 /// Files of the host that are seen in a container's /etc.
@@ -206,11 +222,11 @@ fn linux(record: &Record, around: &Surroundings) -> Result<Linux, OciSpecError> 
             let none = LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?;
             Some(LinuxResourcesBuilder::default().devices(vec![none]).build()?)
         }
-        Cgroups::Shared => None,
+        Cgroups::OwnWithoutDevices | Cgroups::Shared => None,
     });
-    if around.sysctls == Sysctls::Set {
+    if let Sysctls::Set { ping_groups } = &around.sysctls {
         // Every group may make the sockets of ping (icmp(7)), so that it works without NET_RAW.
-        let ping = ("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        let ping = ("net.ipv4.ping_group_range".to_owned(), ping_groups.clone());
         linux.set_sysctl(Some(HashMap::from([ping])));
     }
     Ok(linux)
@@ -238,6 +254,8 @@ fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result
 }
 
 fn mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>, OciSpecError> {
+    // No control groups: libcontainer mounts those of version 1 writable whatever the options say, and a container that
+    // writes its own devices.allow has every device.
     let mut all = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
@@ -246,9 +264,6 @@ fn mounts(record: &Record, around: &Surroundings) -> Result<Vec<Mount>, OciSpecE
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
     ];
-    if around.cgroups == Cgroups::Own {
-        all.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"])?);
-    }
     let files = &around.files;
     for (path, source) in
         [("/etc/hosts", &files.hosts), ("/etc/hostname", &files.hostname), ("/etc/resolv.conf", &files.resolv_conf)]

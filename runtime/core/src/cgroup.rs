@@ -14,8 +14,11 @@ const PARENT: &str = "rnet";
 /// Whether a container gets groups of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cgroups {
-    /// Yes.
+    /// Yes, and only the devices every container has may be opened.
     Own,
+    /// Yes, but rules about devices cannot be set: this is a user namespace, where no device can be made either
+    /// (user_namespaces(7)).
+    OwnWithoutDevices,
     /// They cannot be made here (a user namespace, a read-only file system): it stays where the shim is.
     Shared,
 }
@@ -33,7 +36,17 @@ pub fn probe() -> Cgroups {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => writable(&dir.join(PARENT)),
         Err(_) => false,
     };
-    if !hierarchies.is_empty() && hierarchies.iter().all(makes) { Cgroups::Own } else { Cgroups::Shared }
+    match !hierarchies.is_empty() && hierarchies.iter().all(makes) {
+        true if in_user_namespace() => Cgroups::OwnWithoutDevices,
+        true => Cgroups::Own,
+        false => Cgroups::Shared,
+    }
+}
+
+/// The first user namespace maps every number to itself.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn writable(dir: &Path) -> bool {
@@ -42,7 +55,7 @@ fn writable(dir: &Path) -> bool {
 
 /// The controllers' hierarchies of version 1 and the hybrid layout, or the only one of version 2. The other ones of the
 /// hybrid layout (`unified`, `systemd`) hold no controllers; libcontainer leaves them alone.
-fn hierarchies() -> Vec<PathBuf> {
+pub fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new(ROOT);
     if root.join("cgroup.controllers").exists() {
         return vec![root.to_owned()];
@@ -50,6 +63,25 @@ fn hierarchies() -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
     let names = entries.flatten().filter(|e| e.file_name() != "unified" && e.file_name() != "systemd");
     names.map(|e| e.path()).filter(|p| p.join("cgroup.procs").exists() && !p.is_symlink()).collect()
+}
+
+/// Makes the kernel ready for a process to join a group soon.
+///
+/// The first join after a while waits for a grace period of RCU, some 10 ms, the next ones do not
+/// (`cgroup_threadgroup_rwsem` and its `rcu_sync`, kernel/cgroup/cgroup.c). The command spends that time while its shim
+/// does other things: it joins the group it is in, which changes nothing.
+pub fn make_ready() {
+    let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return };
+    let Some(hierarchy) = hierarchies().into_iter().next() else { return };
+    let name = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let mut lines = own.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    });
+    let controllers = if hierarchy == Path::new(ROOT) { "" } else { name };
+    let Some((_, path)) = lines.find(|(which, _)| *which == controllers) else { return };
+    // Nothing depends on it.
+    let _ = fs::write(hierarchy.join(path.trim_start_matches('/')).join("cgroup.procs"), "0");
 }
 
 /// Removes a container's groups, with those that its processes made. They must be empty: the first process of a pid

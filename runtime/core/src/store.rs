@@ -232,13 +232,22 @@ impl Container {
         OwnFiles { hosts: self.lib("hosts"), hostname: self.lib("hostname"), resolv_conf: self.lib("resolv.conf") }
     }
 
-    /// Remembers that netd is to be told when the container goes.
+    /// Remembers that netd is to be told when the container goes. Said before netd is asked for anything, so that a crash
+    /// in between leaves nothing there.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn mark_known_to_netd(&self) -> Result<(), ApiError> {
         let path = self.lib(NETD);
         fs::write(&path, "").map_err(|e| file_error("write", &path, &e))
+    }
+
+    /// netd was never reached.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn unmark_known_to_netd(&self) -> Result<(), ApiError> {
+        remove_file(&self.lib(NETD))
     }
 
     /// Whether netd ever kept something for it.

@@ -7,15 +7,17 @@ use nix::unistd::Pid;
 use rnet_api::ApiError;
 use rnet_model::Kind;
 use rnet_runtime::bundle::{self, Surroundings};
+use rnet_runtime::cgroup::{self, Cgroups};
 use rnet_runtime::logs::Writer;
 use rnet_runtime::process::{Handle, ProcessId};
 use rnet_runtime::protocol::{Channel, ContainerRun, OnFailure, Report};
 use rnet_runtime::releases::Addresses;
-use rnet_runtime::{Container, Ended, Keep, Live, Phase, Store, cgroup, passwd};
+use rnet_runtime::{Container, Ended, Keep, Live, Phase, Store, passwd};
 
 use crate::engine::{self, Created, Stdio};
 use crate::network::Network;
 use crate::pump::Pump;
+use crate::stand_in;
 use crate::streams::{Client, Console, Outside, pipes};
 use crate::{Failure, cannot};
 
@@ -78,13 +80,17 @@ impl Life<'_> {
         let record = &self.container.record;
         let identity = passwd::resolve(&record.spec.rootfs, record.spec.user.as_ref())?;
         let (uid, gid) = (identity.uid, identity.gid);
+        let cgroups = cgroup::probe();
+        if cgroups == Cgroups::Shared {
+            stand_in::mount(&record.id)?;
+        }
         let around = Surroundings {
             network: network.namespace.clone(),
             identity,
             hostname: network.hostname.clone(),
             files: network.files.clone(),
-            cgroups: cgroup::probe(),
-            sysctls: network.sysctls,
+            cgroups,
+            sysctls: network.sysctls.clone(),
         };
         let spec = bundle::spec(record, &around)?;
         let (created, outside) = if record.spec.streams.terminal() {

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use oci_spec::runtime::Process;
 use rnet_api::ApiError;
 use rnet_model::Kind;
+use rnet_runtime::cgroup::{self, Cgroups};
 use rnet_runtime::process::Handle;
 use rnet_runtime::protocol::{Channel, ExecRun, Report};
 use rnet_runtime::{Status, Store, bundle, passwd};
@@ -16,6 +17,7 @@ use crate::Failure;
 use crate::container::reap;
 use crate::engine::{self, Stdio};
 use crate::pump::Pump;
+use crate::stand_in;
 use crate::streams::{Client, Console, Inside, Outside, null};
 
 /// Runs it to its end.
@@ -36,6 +38,9 @@ pub(crate) fn run(store: &Store, run: &ExecRun, mut client: Client, channel: &Ch
     let identity = passwd::resolve(&container.record.spec.rootfs, user)?;
     let process: Process = bundle::exec_process(&container.record, &hostname, &identity, run)?;
     let seccomp = made_from.linux().as_ref().and_then(|l| l.seccomp().clone());
+    if cgroup::probe() == Cgroups::Shared {
+        stand_in::mount(&run.id)?;
+    }
     let attached = client.attached();
     let (pid, outside) = if run.streams.terminal() {
         let console = Console::listen(container.run_dir())?;

@@ -10,6 +10,7 @@ mod exec;
 mod network;
 mod program;
 mod pump;
+mod stand_in;
 mod streams;
 
 use std::fs::OpenOptions;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rnet_api::{ApiError, Client, ConnectRequest, SandboxRequest};
 use rnet_kernel::{KernelError, LinkOp, Links as _, Netns, Route};
 use rnet_model::{ContainerName, Kind, NetworkMode};
-use rnet_runtime::bundle::{NetworkNamespace, OwnFiles, Sysctls};
+use rnet_runtime::bundle::{NetworkNamespace, OwnFiles, Sysctls, ping_groups};
 use rnet_runtime::releases::{self, Addresses, Released};
 use rnet_runtime::{Container, Phase, Store, files};
 
@@ -100,7 +100,7 @@ impl Network {
             netns.bind(&path)
         })();
         made.map_err(|e: KernelError| ApiError::new(e.kind(), "cannot make a network namespace").because(&e))?;
-        Ok(Network::own(container, NetworkNamespace::File(path), Sysctls::Set, Held::Nothing))
+        Ok(Network::own(container, NetworkNamespace::File(path), sysctls(), Held::Nothing))
     }
 
     fn of_netd(store: &Store, container: &Container) -> Result<Self, ApiError> {
@@ -111,10 +111,17 @@ impl Network {
         };
         releases::catch_up(store.root())?;
         let request = SandboxRequest { container_id: record.id.name(), container_name: record.name.clone(), networks };
-        let sandbox = Client::new(store.root()).create_sandbox(&request)?;
+        let known = container.known_to_netd();
         container.mark_known_to_netd()?;
+        let sandbox = match Client::new(store.root()).create_sandbox(&request) {
+            Err(error) if error.kind == Kind::Unavailable && !known => {
+                container.unmark_known_to_netd()?;
+                return Err(error);
+            }
+            other => other?,
+        };
         let namespace = NetworkNamespace::File(sandbox.netns);
-        Ok(Network::own(container, namespace, Sysctls::Set, Held::Sandbox))
+        Ok(Network::own(container, namespace, sysctls(), Held::Sandbox))
     }
 
     /// Interfaces and addresses; the container is created and does not run yet.
@@ -171,6 +178,10 @@ impl Network {
             Err(error) => Some(format!("the container's network could not be given back: {}", error.chain())),
         }
     }
+}
+
+fn sysctls() -> Sysctls {
+    Sysctls::Set { ping_groups: ping_groups(&read(Path::new("/proc/self/gid_map"))) }
 }
 
 /// A file of the host or of another container; absent is empty.

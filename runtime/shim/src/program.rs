@@ -135,12 +135,12 @@ fn find(name: &str, path: &str) -> Result<PathBuf, (u8, String)> {
         match runnable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err((NOT_EXECUTABLE, why)) => {
-                refused = refused.or(Some((NOT_EXECUTABLE, format!("{}: {why}", candidate.display()))));
+                refused = refused.or_else(|| Some((NOT_EXECUTABLE, format!("{}: {why}", candidate.display()))));
             }
             Err(_) => {}
         }
     }
-    Err(refused.unwrap_or((NOT_FOUND, format!("no such program in the container's PATH, {path}"))))
+    Err(refused.unwrap_or_else(|| (NOT_FOUND, format!("no such program in the container's PATH, {path}"))))
 }
 
 fn runnable(path: &Path) -> Result<(), (u8, &'static str)> {

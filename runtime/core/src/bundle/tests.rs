@@ -37,7 +37,7 @@ fn around() -> Surroundings {
             resolv_conf: "/l/resolv.conf".into(),
         },
         cgroups: Cgroups::Own,
-        sysctls: Sysctls::Set,
+        sysctls: Sysctls::Set { ping_groups: "0 2147483647".into() },
     }
 }
 
@@ -98,4 +98,12 @@ fn it_is_what_the_crate_reads_back() {
     let made = spec(&record(), &around()).unwrap();
     let text = serde_json::to_string(&made).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), made);
+}
+
+#[test]
+fn groups_of_ping() {
+    assert_eq!(ping_groups("         0          0 4294967295\n"), "0 2147483647");
+    assert_eq!(ping_groups("0 1234 1\n"), "0 0");
+    assert_eq!(ping_groups("1 100000 65536\n0 1000 10\n"), "0 9");
+    assert_eq!(ping_groups(""), "0 0");
 }
