@@ -4,6 +4,7 @@
 mod attach;
 mod attach_errors;
 mod bridge;
+mod broken;
 mod concurrency;
 mod crash;
 mod network;
