@@ -35,7 +35,11 @@ impl Plugin for Bridge {
                 mac: None,
                 vlan_filtering: false,
             };
-            plan.undoable("attach.bridge", host(vec![LinkOp::NewBridge(bridge)]), vec![host(vec![LinkOp::Delete(wanted.master.clone())])]);
+            plan.undoable(
+                "attach.bridge",
+                host(vec![LinkOp::NewBridge(bridge)]),
+                vec![host(vec![LinkOp::Delete(wanted.master.clone())])],
+            );
         }
         let veth = NewVeth {
             name: wanted.host_ifname.clone(),
@@ -46,7 +50,11 @@ impl Plugin for Bridge {
             peer_mac: wanted.mac,
             netns: Some(wanted.netns.clone()),
         };
-        plan.undoable("attach.veth", host(vec![LinkOp::NewVeth(veth)]), vec![host(vec![LinkOp::Delete(wanted.host_ifname.clone())])]);
+        plan.undoable(
+            "attach.veth",
+            host(vec![LinkOp::NewVeth(veth)]),
+            vec![host(vec![LinkOp::Delete(wanted.host_ifname.clone())])],
+        );
         let lo: IfName = "lo".parse().expect("lo is an interface name");
         let inside = |ops| Action::Links(Place::Inside(wanted.netns.clone()), ops);
         let mut ops = Vec::new();

@@ -28,7 +28,13 @@ impl Snapshot {
         parts.insert("address", addresses.lines().map(|l| l.replace(" tentative", "")).collect());
         // linkdown follows the carrier, and so does the kernel's own route to all multicast groups.
         let routes = ["-4 route show table all", "-6 route show table all"].map(|w| ip(w).replace(" linkdown", ""));
-        let lasting = routes.concat().lines().filter(|l| !l.starts_with("multicast ff00::/8 ")).map(str::trim).map(str::to_owned).collect();
+        let lasting = routes
+            .concat()
+            .lines()
+            .filter(|l| !l.starts_with("multicast ff00::/8 "))
+            .map(str::trim)
+            .map(str::to_owned)
+            .collect();
         parts.insert("route", lasting);
         parts.insert("rule", lines(ip("-4 rule") + &ip("-6 rule")));
         parts.insert("nft", nft(netns));

@@ -233,7 +233,8 @@ fn requests_that_are_not_right() {
         for (method, path, body, status, words) in cases {
             let (got, said) = request(&host, method, path, body);
             assert_eq!(got, status, "{method} {path} {body}: {said}");
-            let error: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{path}: {e}: {said}"));
+            let error: serde_json::Value =
+                serde_json::from_str(&said).unwrap_or_else(|e| panic!("{path}: {e}: {said}"));
             assert!(error["message"].as_str().unwrap().contains(words), "{method} {path}: {said}");
         }
         let unknown = attach.replace("\"options\":{}", "\"options\":{},\"colour\":1");
@@ -257,8 +258,7 @@ fn what_is_too_large_or_never_ends() {
         let head = format!("GET /v1/version HTTP/1.1\r\nhost: {}\r\n\r\n", "x".repeat(64 * 1024));
         assert!(matches!(send(&host, head.as_bytes()).0, 400 | 431));
         // Clients that say nothing take all but one connection; another one is served all the same.
-        let idle: Vec<_> =
-            (0..15).map(|_| UnixStream::connect(host.root.join("run/netd.sock")).unwrap()).collect();
+        let idle: Vec<_> = (0..15).map(|_| UnixStream::connect(host.root.join("run/netd.sock")).unwrap()).collect();
         host.rnet("version").ok();
         drop(idle);
         host.rnet("version").ok();

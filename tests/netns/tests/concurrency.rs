@@ -127,7 +127,9 @@ fn one_container_attached_by_many_gets_each_name_once() {
                 client.attach(&AttachRequest { spec, dry_run: false, identity: None }).is_ok()
             };
             let (one, two) = (&clients[0], &clients[1]);
-            [scope.spawn(move || ask(one, "web")), scope.spawn(move || ask(two, "db"))].map(|t| t.join().unwrap()).into()
+            [scope.spawn(move || ask(one, "web")), scope.spawn(move || ask(two, "db"))]
+                .map(|t| t.join().unwrap())
+                .into()
         });
         assert_eq!(results.iter().filter(|ok| **ok).count(), 1);
     });

@@ -21,7 +21,12 @@ const SCENARIOS: [Scenario; 9] = [
         prepare: nothing,
         step: attach,
     },
-    Scenario { what: "attach to a new bridge", points: &["attach.bridge"], prepare: nothing, step: attach_to_new_bridge },
+    Scenario {
+        what: "attach to a new bridge",
+        points: &["attach.bridge"],
+        prepare: nothing,
+        step: attach_to_new_bridge,
+    },
     Scenario {
         what: "detach",
         points: &["detach.log", "detach.retire", "detach.commit"],
@@ -65,7 +70,12 @@ const SCENARIOS: [Scenario; 9] = [
         prepare: nothing,
         step: create_sandbox,
     },
-    Scenario { what: "links between sandboxes", points: &["links.log", "links.kernel"], prepare: with_boxes, step: create_links },
+    Scenario {
+        what: "links between sandboxes",
+        points: &["links.log", "links.kernel"],
+        prepare: with_boxes,
+        step: create_links,
+    },
 ];
 
 fn attach(host: &Host) -> bool {
@@ -108,11 +118,8 @@ fn remove_bridge(host: &Host) -> bool {
 }
 
 fn make_box(host: &Host, id: &str) -> bool {
-    let request = SandboxRequest {
-        container_id: id.parse().unwrap(),
-        container_name: id.parse().unwrap(),
-        networks: Vec::new(),
-    };
+    let request =
+        SandboxRequest { container_id: id.parse().unwrap(), container_name: id.parse().unwrap(), networks: Vec::new() };
     host.client().create_sandbox(&request).is_ok()
 }
 
@@ -162,7 +169,8 @@ fn dies_at(world: &World, point: &str, scenario: &Scenario) {
     (scenario.prepare)(&host);
     let before = host.snapshot();
     // A namespace's lo that has come up may stay up.
-    let address = || web.ip("-o address").lines().filter(|l| !l.starts_with("1: lo")).map(str::to_owned).collect::<Vec<_>>();
+    let address =
+        || web.ip("-o address").lines().filter(|l| !l.starts_with("1: lo")).map(str::to_owned).collect::<Vec<_>>();
     let inside = address();
     host.stop();
     host.start_with(&Start { fail_point: Some(point.to_owned()), ..Start::default() });
@@ -269,7 +277,11 @@ fn a_restart_touches_nothing_that_is_right() {
         host.rnet("network connect blue web").ok();
         let (before, inside, known) = (host.snapshot(), web.ip("-d address"), endpoints(&host));
         for crash in [true, false] {
-            if crash { host.crash() } else { host.stop() }
+            if crash {
+                host.crash()
+            } else {
+                host.stop()
+            }
             before.same(&host.snapshot(), "while netd is down");
             host.start();
             before.same(&host.snapshot(), "after a restart of netd");
@@ -377,7 +389,9 @@ fn what_somebody_takes_away_is_made_again() {
 
         let port = endpoints(&host).iter().find(|e| e["container"] == "web").unwrap()["host_ifname"].clone();
         host.ip(&format!("link del {}", port.as_str().unwrap()));
-        wait_for("an interface to be made again", SOON, || web.run("ip -o address show eth0").out.contains("10.0.0.5/24"));
+        wait_for("an interface to be made again", SOON, || {
+            web.run("ip -o address show eth0").out.contains("10.0.0.5/24")
+        });
         wait_for("its gateway", SOON, || web.ip("route").contains("default via 10.0.0.1"));
         wait_for("its neighbours", SOON, || web.reaches("10.0.0.11"));
         let (sent, lost) = flow.stop();

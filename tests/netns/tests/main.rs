@@ -7,4 +7,7 @@ mod bridge;
 mod broken;
 mod concurrency;
 mod crash;
+mod docker;
+mod hook;
+mod lab;
 mod network;

@@ -100,7 +100,8 @@ fn an_internal_network_reaches_nothing_outside() {
         assert!(!web.reaches("198.51.100.1"));
         outside.run("ip route add 10.9.0.0/24 via 198.51.100.2").ok();
         assert!(!outside.reaches("10.9.0.9"));
-        host.rnet("network create odd --internal --subnet 10.8.0.0/24 --gateway 10.8.0.1").fails(2, &["odd", "internal"]);
+        host.rnet("network create odd --internal --subnet 10.8.0.0/24 --gateway 10.8.0.1")
+            .fails(2, &["odd", "internal"]);
     });
 }
 

@@ -115,12 +115,7 @@ impl Engine {
     }
 
     /// Refuses an address that another endpoint on the same device or the device itself holds.
-    pub(super) fn refuse_taken(
-        &mut self,
-        addresses: &[IfAddr],
-        master: &IfName,
-        owner: &str,
-    ) -> Result<(), ApiError> {
+    pub(super) fn refuse_taken(&mut self, addresses: &[IfAddr], master: &IfName, owner: &str) -> Result<(), ApiError> {
         for address in addresses {
             let holder = self.by_address.get(&(master.clone(), address.ip())).and_then(|id| self.endpoints.get(id));
             if let Some(holder) = holder
