@@ -344,7 +344,7 @@ fn an_attachment_comes_back_after_a_reboot() {
         let now = endpoints(&host);
         assert_eq!(now.len(), 1, "one was not to come back");
         assert_eq!(now[0]["id"], was["id"]);
-        host.rnet("attach br0 web 10.0.0.5/24@10.0.0.1 -i lan").ok();
+        wait_for("the attachment to be back", SOON, || endpoints(&host)[0]["status"]["state"] == "ready");
         let back = endpoints(&host)[0].clone();
         for key in ["addresses", "mac", "ifname", "gateways"] {
             assert_eq!(back[key], was[key], "{key}");
@@ -365,12 +365,13 @@ fn a_recreated_container_gets_its_interface_back() {
         host.end_container(web);
         wait_for("the attachment to wait", SOON, || endpoints(&host)[0]["status"]["state"] == "pending");
         let web = host.container("web");
-        host.rnet("attach br0 web 10.0.0.5/24").ok();
+        wait_for("the attachment to be back", SOON, || endpoints(&host)[0]["status"]["state"] == "ready");
         let now = endpoints(&host)[0].clone();
-        for key in ["addresses", "mac", "ifname"] {
+        for key in ["id", "addresses", "mac", "ifname"] {
             assert_eq!(now[key], was[key], "{key}");
         }
         assert!(web.ip("-o address").contains("10.0.0.5/24"));
+        assert_eq!(host.rnet_json("attach br0 web 10.0.0.5/24")["outcome"], "unchanged");
     });
 }
 

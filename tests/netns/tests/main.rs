@@ -11,3 +11,4 @@ mod docker;
 mod hook;
 mod lab;
 mod network;
+mod sandbox;

@@ -16,6 +16,7 @@ mod handle;
 mod link;
 mod network;
 mod reconcile;
+mod revive;
 mod sandbox;
 mod state;
 mod surfaces;

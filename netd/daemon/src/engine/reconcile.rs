@@ -369,7 +369,12 @@ impl Engine {
             return;
         }
         if record.persistent && matches!(record.origin, Origin::Attach(_)) && record.engine != ContainerEngine::Pid {
-            return self.park(record, None);
+            let mut event = view::event("pending", record.container.clone());
+            event.attributes.insert("ifname".into(), record.ifname.to_string());
+            event.attributes.insert("why".into(), "its namespace ended".into());
+            self.park(record, None);
+            self.emit(event);
+            return;
         }
         self.forget(id);
         self.log_remove(&endpoint_key(id));
