@@ -48,6 +48,15 @@ pub struct Start {
 impl Host {
     pub(crate) fn new(world: &World, name: &str) -> Self {
         let netns = Netns::create().expect("root may make a namespace");
+        let host = Host::within(world, name, netns);
+        // An address is there when it is given, not a second later: snapshots are compared.
+        host.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0").ok();
+        host.ip("link set lo up");
+        host
+    }
+
+    /// With a namespace that may be another host's too.
+    pub(crate) fn within(world: &World, name: &str, netns: Netns) -> Self {
         let netns_file = world.dir().join(format!("{name}.host"));
         netns.bind(&netns_file).expect("a namespace can be bound");
         let root = world.dir().join(name);
@@ -62,9 +71,6 @@ impl Host {
             containers: RefCell::default(),
             forwarding_may_stay: Cell::new(false),
         };
-        // An address is there when it is given, not a second later: snapshots are compared.
-        host.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0").ok();
-        host.ip("link set lo up");
         host.config("");
         host
     }

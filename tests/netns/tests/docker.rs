@@ -123,7 +123,8 @@ fn containers_of_docker_by_prefix_name_and_id() {
         assert_eq!(host.rnet_json("attachments ls")[0]["status"]["state"], "ready");
 
         // A restart of the container brings the same interface back, without anybody asking.
-        let web_now = || host.rnet_json("attachments ls").as_array().unwrap().iter().find(|e| e["container"] == "web").cloned();
+        let web_now =
+            || host.rnet_json("attachments ls").as_array().unwrap().iter().find(|e| e["container"] == "web").cloned();
         let generation = web_now().unwrap()["generation"].as_u64().unwrap();
         docker.cli(&["restart", "-t", "0", "web"]).ok();
         wait_for("the attachment to be back", SOON, || {

@@ -427,7 +427,9 @@ impl Engine {
             // The kernel announces a new device before it has an alias: the name tells an end of ours from others'.
             None if self.by_host_ifname.contains_key(&link.name) => {}
             Some("bridge") | None => {
+                let name = link.name.clone();
                 self.foreign.insert(link.index, link);
+                self.verify_uplink(&name);
             }
             Some(_) => {
                 self.foreign.remove(&link.index);
@@ -442,6 +444,31 @@ impl Engine {
                     self.verify_port(id, Some(&now));
                 }
             }
+        }
+    }
+
+    /// An uplink that somebody took out of its bridge goes back: its addresses are the bridge's.
+    fn verify_uplink(&mut self, name: &IfName) {
+        let is_uplink = |b: &&BridgeRecord| b.uplink.as_ref().is_some_and(|u| u.name == *name);
+        let Some(bridge) = self.bridges.values().find(is_uplink).map(|b| b.name.clone()) else { return };
+        let Ok(Some(master)) = self.kernel.host.link(&bridge) else { return };
+        // The event may be old: look again.
+        let Ok(Some(link)) = self.kernel.host.link(name) else { return };
+        if link.master == Some(master.index) && link.up {
+            return;
+        }
+        if link.master.is_some_and(|m| m != master.index) {
+            return tracing::warn!(uplink = %name, %bridge, "an uplink was put into another device; it is left there");
+        }
+        let ops = [LinkOp::Up(name.clone()), LinkOp::Master(name.clone(), bridge.clone())];
+        match self.kernel.host.batch(&ops) {
+            Ok(faults) if faults.is_empty() => {
+                let mut event = view::event("repair", bridge.to_string());
+                event.attributes.insert("what".into(), format!("{name} was no port of it"));
+                self.emit(event);
+            }
+            Ok(faults) => faults.iter().for_each(|f| tracing::warn!(error = %f.error, "cannot put an uplink back")),
+            Err(error) => tracing::warn!(%error, "cannot put an uplink back"),
         }
     }
 
