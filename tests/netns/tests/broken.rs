@@ -141,6 +141,86 @@ fn a_full_disk_is_a_clear_error_and_no_half_state() {
 }
 
 #[test]
+fn what_a_full_disk_refused_is_written_when_there_is_room_again() {
+    run(|world| {
+        let host = world.host("h1");
+        small_disk(&host, "lib", "size=4m");
+        host.start();
+        let (_web, _db) = (host.container("web"), host.container("db"));
+        host.rnet("bridge create br0").ok();
+        host.rnet("attach br0 web 10.0.0.5/24").ok();
+        wait_for("the store to follow", SOON, || store_is_well(&host));
+        let filler = fill(&host.root.join("lib"));
+        // The store is written behind these answers, and cannot be.
+        let mut degraded = false;
+        for n in 0..200 {
+            host.rnet(&format!("attach br0 db 10.0.0.6/24 -i lan{n}")).ok();
+            degraded = !store_is_well(&host);
+            if degraded {
+                break;
+            }
+            host.rnet("detach db").ok();
+        }
+        assert!(degraded, "the disk was never full");
+        host.rnet("detach web").ok();
+        std::fs::remove_file(filler).unwrap();
+        wait_for("the store to follow", SOON, || store_is_well(&host));
+        let wanted = host.rnet_json("attachments ls");
+        host.stop();
+        // A reboot: only what the store knows comes back.
+        std::fs::remove_file(host.root.join("run/endpoints.log")).unwrap();
+        host.start();
+        wait_for("the attachment to be back", SOON, || {
+            host.rnet_json("attachments ls")[0]["status"]["state"] == "ready"
+        });
+        let now = host.rnet_json("attachments ls");
+        assert_eq!(now.as_array().unwrap().len(), 1);
+        assert_eq!(now[0]["id"], wanted[0]["id"]);
+    });
+}
+
+fn store_is_well(host: &Host) -> bool {
+    !host.rnet("version").ok().out.contains("degraded")
+}
+
+#[test]
+fn without_descriptors_an_attach_fails_whole() {
+    run(|world| {
+        let host = world.host("h1");
+        host.start();
+        let (web, _db) = (host.container("web"), host.container("db"));
+        host.rnet("attach br0 web 10.0.0.5/24").ok();
+        let before = host.snapshot();
+        let pid = host.netd_pid();
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        for more in 0..8 {
+            // Lowering a limit takes no capability; the hard one stays.
+            host.run(&format!("prlimit --pid {pid} --nofile={}:", open + more)).ok();
+            let mut client = Command::new(host.rnet_program());
+            client.args(["attach", "br0", "db", "10.0.0.6/24"]).env("RNET_ROOT", &host.root);
+            let begun = std::time::Instant::now();
+            let mut client =
+                client.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+            // Without a descriptor for the connection nobody answers until there is one.
+            let mut status = None;
+            while status.is_none() && begun.elapsed() < std::time::Duration::from_millis(300) {
+                status = client.try_wait().unwrap();
+            }
+            host.run(&format!("prlimit --pid {pid} --nofile=1024:")).ok();
+            let code = status.map_or_else(|| client.wait().unwrap(), |s| s).code();
+            match code {
+                Some(0) => host.rnet("detach db").ok(),
+                Some(5) => host.rnet("version").ok(),
+                other => panic!("with {more} more descriptors the attach ended with {other:?}"),
+            };
+            host.wait_until_like(&before, &format!("with {more} more descriptors"));
+        }
+        assert!(web.ip("-o address").contains("10.0.0.5/24"));
+        host.rnet("attach br0 db 10.0.0.6/24").ok();
+    });
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written() {
     run(|world| {
         let host = world.host("h1");
