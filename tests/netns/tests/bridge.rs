@@ -9,6 +9,7 @@ use rnet_netns_harness::{Host, Peer, SOON, World, run, wait_for};
 fn with_nic(world: &World) -> (Host, Peer) {
     let host = world.host("h1");
     world.plug(&host, "eth0", &["192.168.115.2/24", "10.77.0.2/16", "fd00::2/64"]);
+    host.ip("address add 10.78.0.2/16 dev eth0");
     host.ip("route add default via 192.168.115.1");
     host.ip("route add 10.50.0.0/16 via 192.168.115.9 metric 50");
     host.ip("route add 10.51.0.0/16 via 192.168.115.9 src 10.77.0.2 proto static");
@@ -188,6 +189,7 @@ fn an_uplink_bridge_comes_back_after_a_reboot() {
             host.ip(&format!("address add {address} dev eth0"));
         }
         for route in [
+            "address add 10.78.0.2/16 dev eth0",
             "route add default via 192.168.115.1",
             "route add 10.50.0.0/16 via 192.168.115.9 metric 50",
             "route add 10.51.0.0/16 via 192.168.115.9 src 10.77.0.2 proto static",
