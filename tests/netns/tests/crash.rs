@@ -178,8 +178,7 @@ fn dies_at(world: &World, point: &str, scenario: &Scenario) {
     assert_eq!(host.ended_by(), Some(9), "netd did not die at {point} of {what}");
     host.start();
     let now = host.snapshot();
-    let left = before.clone().but_forwarding().differences(&now.clone().but_forwarding());
-    let undone = left.is_empty() && address() == inside;
+    let undone = before.differences(&now).is_empty() && address() == inside;
     assert!((scenario.step)(&host), "{what} cannot be repeated after a crash at {point}:\n{}", host.log());
     if !undone {
         now.same(&host.snapshot(), &format!("{what} was neither done nor undone after a crash at {point}"));

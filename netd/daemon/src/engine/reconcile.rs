@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns};
+use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, NetworkId};
 use rnet_plan::apply;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use super::clock::boot_seconds;
 use super::core::{SandboxState, endpoint_key, kernel};
 use super::network::{bridge_addresses, filter_elements, network_state};
 use super::state::{
-    BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
+    BridgeRecord, EndpointRecord, LinkRecord, MakingNetwork, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
 };
 use super::surfaces::{Stored, put};
 use super::{Engine, clock, view};
@@ -137,9 +137,12 @@ impl Engine {
     /// Networks: bridge, addresses and filter elements of each.
     fn recover_networks(&mut self, logged: &BTreeMap<String, Value>, stored: &Stored, ours: &mut Ours) {
         let wanted = of_stored::<NetworkRecord>(stored, "networks/");
-        // Half made: its bridge is garbage of ours, its elements are no network's; the log entry is all there is to undo.
-        for record in of_prefix::<NetworkRecord>(logged, "network/") {
-            self.log_remove(&format!("network/{}", record.id));
+        // Half made: its bridge is garbage of ours, its elements are no network's; settings are all there is to undo.
+        for making in of_prefix::<MakingNetwork>(logged, "network/") {
+            if !wanted.iter().any(|w| w.id == making.id) {
+                self.restore_settings(&making);
+            }
+            self.log_remove(&format!("network/{}", making.id));
         }
         for record in wanted {
             let id = record.id;
@@ -158,6 +161,14 @@ impl Engine {
             }
         }
         self.verify_networks();
+    }
+
+    fn restore_settings(&mut self, making: &MakingNetwork) {
+        for (key, value) in &making.sysctls {
+            if let Err(error) = self.kernel.sysctls.set(key, value) {
+                tracing::warn!(key, %error, "cannot restore a setting");
+            }
+        }
     }
 
     /// Compares every network with the kernel and repairs what differs.

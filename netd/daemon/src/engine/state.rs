@@ -1,5 +1,6 @@
 //! Records: what the engine remembers, as it is written to the run log and the store.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -115,6 +116,15 @@ pub(super) struct MovedRoute {
     pub(super) onlink: bool,
     pub(super) source: Option<IpAddr>,
     pub(super) protocol: u8,
+}
+
+/// A network that is being made: what to take back when it is never finished. Links and elements of the packet filter
+/// are found by their marks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MakingNetwork {
+    pub(super) id: NetworkId,
+    /// Settings that the network changes, as they were.
+    pub(super) sysctls: BTreeMap<String, String>,
 }
 
 /// An address of an uplink, to be put on the bridge and back.
