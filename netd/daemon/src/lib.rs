@@ -114,6 +114,7 @@ async fn daemon(root: Root, config: Config) -> Result<(), ApiError> {
     let begun = std::time::Instant::now();
     let engine = engine::start(engine::Options { root: root.clone(), config: config.clone() })?;
     let resolver = resolve::Resolver::new(engine.clone(), &config.docker)?;
+    tokio::spawn(engine.clone().revive(resolver.clone()));
     let listener = listen(&root, &guard)?;
     let fail = |e| ApiError::new(Kind::Retry, "cannot wait for signals").because(&e);
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;

@@ -1,7 +1,7 @@
 //! Links, addresses and routes: what can be asked of one namespace's route netlink, as values.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 
@@ -94,6 +94,8 @@ pub struct Address {
     pub automatic: bool,
     /// `IFA_F_SECONDARY` and friends excluded: the scope is link or host.
     pub narrow: bool,
+    /// `IFA_BROADCAST`, which an IPv4 address need not have.
+    pub broadcast: Option<Ipv4Addr>,
 }
 
 /// Which table.
@@ -199,6 +201,8 @@ pub enum LinkOp {
     DeleteGroup(u32),
     /// `ip addr add` with broadcast for IPv4 and without duplicate detection for IPv6.
     AddAddress(IfName, IfAddr),
+    /// The same with this broadcast address, or without one: an address that moves stays as it was.
+    MoveAddress(IfName, IfAddr, Option<Ipv4Addr>),
     /// `ip addr del`.
     DelAddress(IfName, IfAddr),
     /// `ip route add`.
@@ -265,6 +269,11 @@ impl fmt::Display for LinkOp {
             LinkOp::Delete(d) => write!(f, "link del {d}"),
             LinkOp::DeleteGroup(g) => write!(f, "link del group {g}"),
             LinkOp::AddAddress(d, a) => write!(f, "addr add {a} dev {d}"),
+            LinkOp::MoveAddress(d, a, broadcast) => {
+                write!(f, "addr add {a} ")?;
+                broadcast.map_or(Ok(()), |b| write!(f, "broadcast {b} "))?;
+                write!(f, "dev {d}")
+            }
             LinkOp::DelAddress(d, a) => write!(f, "addr del {a} dev {d}"),
             LinkOp::AddRoute(r) => write!(f, "route add {r}"),
             LinkOp::DelRoute(r) => write!(f, "route del {r}"),

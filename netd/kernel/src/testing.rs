@@ -12,11 +12,6 @@ pub(crate) fn root_or_skip() -> bool {
     root
 }
 
-/// A new network namespace, if the tests may make one.
-pub(crate) fn namespace() -> Option<crate::Netns> {
-    root_or_skip().then(|| crate::Netns::create().expect("root may make a network namespace"))
-}
-
 /// The same for tests that compare with what nft(8) says, which a machine may lack.
 pub(crate) fn nft_or_skip() -> bool {
     let there = root_or_skip() && std::process::Command::new("nft").arg("--version").output().is_ok();

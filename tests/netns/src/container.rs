@@ -53,13 +53,13 @@ impl Container {
         self.run(&format!("ping -c 1 -W 1 {address}")).code == 0
     }
 
-    /// Asserts that an address answers.
+    /// Asserts that an address answers, as soon as the kernel has let new ports forward.
     ///
     /// # Panics
     /// When it does not.
     #[track_caller]
     pub fn ping(&self, address: &str) {
-        self.run(&format!("ping -c 1 -W 2 {address}")).ok();
+        wait_for(&format!("{address} to answer {}", self.name), SOON, || self.reaches(address));
     }
 
     /// Sends a packet every few milliseconds until it is asked for the count.

@@ -37,6 +37,8 @@ pub struct Host {
 pub struct Start {
     /// `RNET_FAIL_POINT`.
     pub fail_point: Option<String>,
+    /// A program that is not there for netd, by its absolute path.
+    pub without: Option<String>,
     /// More environment.
     pub env: Vec<(&'static str, String)>,
     /// More words.
@@ -46,6 +48,15 @@ pub struct Start {
 impl Host {
     pub(crate) fn new(world: &World, name: &str) -> Self {
         let netns = Netns::create().expect("root may make a namespace");
+        let host = Host::within(world, name, netns);
+        // An address is there when it is given, not a second later: snapshots are compared.
+        host.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0").ok();
+        host.ip("link set lo up");
+        host
+    }
+
+    /// With a namespace that may be another host's too.
+    pub(crate) fn within(world: &World, name: &str, netns: Netns) -> Self {
         let netns_file = world.dir().join(format!("{name}.host"));
         netns.bind(&netns_file).expect("a namespace can be bound");
         let root = world.dir().join(name);
@@ -60,9 +71,6 @@ impl Host {
             containers: RefCell::default(),
             forwarding_may_stay: Cell::new(false),
         };
-        // An address is there when it is given, not a second later: snapshots are compared.
-        host.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0").ok();
-        host.ip("link set lo up");
         host.config("");
         host
     }
@@ -108,7 +116,16 @@ impl Host {
 
     fn spawn(&self, start: &Start) -> Child {
         let log = File::options().create(true).append(true).open(self.root.join("netd.log")).expect("a log");
-        let mut command = lasting(Some(&self.netns_file), &built("netd"));
+        let netd = built("netd");
+        let mut command = match &start.without {
+            None => lasting(Some(&self.netns_file), &netd),
+            Some(program) => {
+                let mut command = lasting(Some(&self.netns_file), Path::new("unshare"));
+                let hide = "mount --bind /dev/null \"$0\" && exec \"$@\"";
+                command.args(["--mount", "--", "sh", "-c", hide, program.as_str()]).arg(&netd);
+                command
+            }
+        };
         command.arg("--root").arg(&self.root).args(&start.args);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         command.env_remove("RNET_FAIL_POINT").env_remove("DOCKER_HOST").env("RUST_LOG", "debug");
@@ -181,6 +198,11 @@ impl Host {
     /// Runs `netd` for what it only says.
     pub fn netd_says(&self, words: &[&str]) -> Output {
         run_in(&self.netns, Command::new(built("netd")).args(words))
+    }
+
+    /// The path of the `netd` program.
+    pub fn netd_program(&self) -> PathBuf {
+        built("netd")
     }
 
     /// The path of the `rnet` program.

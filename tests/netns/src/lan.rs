@@ -4,7 +4,7 @@ use std::process::Command;
 
 use rnet_kernel::Netns;
 
-use crate::{Host, Output, World, path_text, run_in};
+use crate::{Host, Output, SOON, World, path_text, run_in, wait_for};
 
 /// A station on the LAN that is no host of ours.
 #[derive(Debug)]
@@ -51,6 +51,10 @@ impl World {
             let more = if address.contains(':') { "nodad" } else { "broadcast +" };
             inside(&format!("address add {address} dev {nic} {more}"));
         }
+        // The kernel's own address and the local routes come with the carrier, which takes its time on a busy machine.
+        let expected = 1 + addresses.iter().filter(|a| a.contains(':')).count();
+        let routes = format!("-6 route show table local type local dev {nic}");
+        wait_for("a NIC to have its routes", SOON, || inside(&routes).out.lines().count() >= expected);
     }
 }
 

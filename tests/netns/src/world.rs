@@ -73,6 +73,11 @@ impl World {
         Host::new(self, name)
     }
 
+    /// A second netd in the namespace of a host, with a root directory of its own.
+    pub fn beside(&self, host: &Host, name: &str) -> Host {
+        Host::within(self, name, host.netns.clone())
+    }
+
     /// The test's own directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()

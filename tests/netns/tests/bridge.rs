@@ -3,12 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
-use rnet_netns_harness::{Host, Peer, World, run};
+use rnet_netns_harness::{Host, Peer, SOON, World, run, wait_for};
 
 /// A host with a NIC in a LAN: both families, a default route each, static routes. And its router.
 fn with_nic(world: &World) -> (Host, Peer) {
     let host = world.host("h1");
     world.plug(&host, "eth0", &["192.168.115.2/24", "10.77.0.2/16", "fd00::2/64"]);
+    host.ip("address add 10.78.0.2/16 dev eth0");
     host.ip("route add default via 192.168.115.1");
     host.ip("route add 10.50.0.0/16 via 192.168.115.9 metric 50");
     host.ip("route add 10.51.0.0/16 via 192.168.115.9 src 10.77.0.2 proto static");
@@ -171,5 +172,85 @@ fn containers_of_two_hosts_share_a_lan() {
         // The other host's container is found by the probe.
         two.container("late");
         two.rnet("attach br0 late 192.168.115.10/24").fails(4, &["192.168.115.10", "in use"]);
+    });
+}
+
+#[test]
+fn an_uplink_bridge_comes_back_after_a_reboot() {
+    run(|world| {
+        let (host, router) = with_nic(world);
+        host.start();
+        host.rnet("bridge create br0 --uplink eth0").ok();
+        let with_bridge = host.snapshot();
+        host.stop();
+        // What a reboot does: the bridge is gone, the NIC has what the system's configuration gives it.
+        host.ip("link del br0");
+        for address in ["192.168.115.2/24 broadcast +", "10.77.0.2/16 broadcast +", "fd00::2/64"] {
+            host.ip(&format!("address add {address} dev eth0"));
+        }
+        for route in [
+            "address add 10.78.0.2/16 dev eth0",
+            "route add default via 192.168.115.1",
+            "route add 10.50.0.0/16 via 192.168.115.9 metric 50",
+            "route add 10.51.0.0/16 via 192.168.115.9 src 10.77.0.2 proto static",
+            "-6 route add default via fd00::1",
+            "-6 route add fd50::/32 via fd00::9 metric 77",
+        ] {
+            host.ip(route);
+        }
+        std::fs::remove_dir_all(host.root.join("run")).unwrap();
+        host.start();
+        assert!(host.ip("-o link show eth0").contains("master br0"));
+        // The bridge has another number.
+        let differs = with_bridge.differences(&host.snapshot());
+        assert!(differs.iter().all(|d| d.contains(": br0")), "{differs:#?}");
+        assert!(router.reaches("192.168.115.2") && router.reaches("fd00::2"));
+    });
+}
+
+#[test]
+fn an_uplink_and_its_bridge_are_put_back_when_somebody_takes_them_apart() {
+    run(|world| {
+        let (host, router) = with_nic(world);
+        host.start();
+        host.rnet("bridge create br0 --uplink eth0").ok();
+        host.ip("link set eth0 nomaster");
+        wait_for("the uplink to be a port again", SOON, || host.ip("-o link show eth0").contains("master br0"));
+        wait_for("the LAN to be reached", SOON, || router.reaches("192.168.115.2"));
+        host.ip("link del br0");
+        wait_for("the bridge to be made again", SOON, || {
+            host.has_link("br0") && host.ip("-o link show eth0").contains("master br0")
+        });
+        wait_for("the LAN to be reached", SOON, || router.reaches("192.168.115.2") && router.reaches("fd00::2"));
+        assert!(host.ip("route").contains("default via 192.168.115.1 dev br0"));
+        assert!(host.ip("-6 route").contains("default via fd00::1 dev br0"));
+    });
+}
+
+#[test]
+fn two_instances_in_one_namespace_leave_each_other_alone() {
+    run(|world| {
+        let host = world.host("h1");
+        host.forwarding_may_stay();
+        host.start();
+        let (web, db) = (host.container("web"), host.container("db"));
+        host.rnet("attach br0 web 10.0.0.5/24").ok();
+        host.rnet("network create blue --subnet 10.9.0.0/24").ok();
+        let other = world.beside(&host, "h2");
+        other.forwarding_may_stay();
+        other.start();
+        other.rnet("attach br0 db 10.0.0.6/24").ok();
+        other.rnet("network create blue").ok();
+        let before = host.snapshot();
+        web.ping("10.0.0.6");
+        for instance in [&host, &other] {
+            instance.crash();
+            instance.start();
+        }
+        before.same(&host.snapshot(), "after both were started again");
+        other.rnet("bridge rm br0").fails(4, &["br0", "not made by rnet"]);
+        host.rnet("bridge rm br0").fails(4, &["br0", "netns:web"]);
+        other.rnet("network create green --subnet 10.9.0.0/25").fails(4, &["10.9.0.0/24"]);
+        db.ping("10.0.0.5");
     });
 }

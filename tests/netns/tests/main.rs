@@ -4,6 +4,11 @@
 mod attach;
 mod attach_errors;
 mod bridge;
+mod broken;
 mod concurrency;
 mod crash;
+mod docker;
+mod hook;
+mod lab;
 mod network;
+mod sandbox;

@@ -6,7 +6,7 @@ use rnet_model::{IfAddr, IfName, Kind};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
 use super::core::kernel;
-use super::state::{BridgeRecord, MovedRoute, UplinkRecord};
+use super::state::{BridgeRecord, MovedAddress, MovedRoute, UplinkRecord};
 use super::surfaces::{delete, put};
 use super::{Engine, view};
 
@@ -137,7 +137,12 @@ impl Engine {
         let record = UplinkRecord {
             name: name.clone(),
             up: link.up,
-            addresses: movable.filter_map(|a| IfAddr::new(a.ip, a.prefix).ok()).collect(),
+            addresses: movable
+                .filter_map(|a| {
+                    let address = IfAddr::new(a.ip, a.prefix).ok()?;
+                    Some(MovedAddress { address, broadcast: a.broadcast })
+                })
+                .collect(),
             routes: routes.iter().filter(|r| r.dev == *name && r.protocol != BY_KERNEL).map(moved).collect(),
         };
         Ok((link, record))
@@ -270,8 +275,8 @@ fn hand_over(uplink: &UplinkRecord, bridge: &IfName) -> Vec<LinkOp> {
     let mut ops = vec![LinkOp::Up(uplink.name.clone()), LinkOp::Master(uplink.name.clone(), bridge.clone())];
     // IPv6 keeps a device's routes when its addresses go; IPv4 drops them with the last one.
     ops.extend(uplink.routes.iter().map(|r| LinkOp::DelRoute(entry(r, &uplink.name))));
-    ops.extend(uplink.addresses.iter().map(|a| LinkOp::DelAddress(uplink.name.clone(), *a)));
-    ops.extend(uplink.addresses.iter().map(|a| LinkOp::AddAddress(bridge.clone(), *a)));
+    ops.extend(uplink.addresses.iter().map(|a| LinkOp::DelAddress(uplink.name.clone(), a.address)));
+    ops.extend(uplink.addresses.iter().map(|a| LinkOp::MoveAddress(bridge.clone(), a.address, a.broadcast)));
     ops.extend(uplink.routes.iter().map(|r| LinkOp::AddRoute(entry(r, bridge))));
     ops
 }
@@ -281,8 +286,8 @@ fn hand_back(uplink: &UplinkRecord, bridge: &IfName) -> Vec<LinkOp> {
     let mut ops = vec![LinkOp::NoMaster(uplink.name.clone())];
     // IPv6 knows a route by destination and metric alone: the bridge's would be in the way of the NIC's.
     ops.extend(uplink.routes.iter().map(|r| LinkOp::DelRoute(entry(r, bridge))));
-    ops.extend(uplink.addresses.iter().map(|a| LinkOp::DelAddress(bridge.clone(), *a)));
-    ops.extend(uplink.addresses.iter().map(|a| LinkOp::AddAddress(uplink.name.clone(), *a)));
+    ops.extend(uplink.addresses.iter().map(|a| LinkOp::DelAddress(bridge.clone(), a.address)));
+    ops.extend(uplink.addresses.iter().map(|a| LinkOp::MoveAddress(uplink.name.clone(), a.address, a.broadcast)));
     ops.extend(uplink.routes.iter().map(|r| LinkOp::AddRoute(entry(r, &uplink.name))));
     if !uplink.up {
         ops.push(LinkOp::Down(uplink.name.clone()));
@@ -300,7 +305,13 @@ mod tests {
         let uplink = UplinkRecord {
             name: "eth0".parse().unwrap(),
             up: true,
-            addresses: vec!["192.168.115.2/24".parse().unwrap()],
+            addresses: vec![
+                MovedAddress {
+                    address: "192.168.115.2/24".parse().unwrap(),
+                    broadcast: Some("192.168.115.255".parse().unwrap()),
+                },
+                MovedAddress { address: "10.0.0.2/8".parse().unwrap(), broadcast: None },
+            ],
             routes: vec![MovedRoute {
                 destination: "0.0.0.0/0".parse().unwrap(),
                 via: Some("192.168.115.1".parse().unwrap()),
@@ -319,7 +330,9 @@ mod tests {
                 "link set eth0 master br0",
                 "route del default via 192.168.115.1 dev eth0",
                 "addr del 192.168.115.2/24 dev eth0",
-                "addr add 192.168.115.2/24 dev br0",
+                "addr del 10.0.0.2/8 dev eth0",
+                "addr add 192.168.115.2/24 broadcast 192.168.115.255 dev br0",
+                "addr add 10.0.0.2/8 dev br0",
                 "route add default via 192.168.115.1 dev br0",
             ]
         );
@@ -329,7 +342,9 @@ mod tests {
                 "link set eth0 nomaster",
                 "route del default via 192.168.115.1 dev br0",
                 "addr del 192.168.115.2/24 dev br0",
-                "addr add 192.168.115.2/24 dev eth0",
+                "addr del 10.0.0.2/8 dev br0",
+                "addr add 192.168.115.2/24 broadcast 192.168.115.255 dev eth0",
+                "addr add 10.0.0.2/8 dev eth0",
                 "route add default via 192.168.115.1 dev eth0",
             ]
         );

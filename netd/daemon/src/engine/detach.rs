@@ -47,7 +47,12 @@ impl Engine {
         if record.persistent {
             self.unpersist(id)?;
         }
-        self.take_down(id)?;
+        if let Err(error) = self.take_down(id) {
+            if record.persistent {
+                self.persist_again(&record);
+            }
+            return Err(error);
+        }
         self.give_back(record.network, &record.addresses, &record.owner());
         let mut event = view::event("detach", record.container.clone());
         event.attributes.insert("ifname".into(), record.ifname.to_string());

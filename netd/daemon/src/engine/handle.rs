@@ -17,10 +17,13 @@ use tokio::sync::{broadcast, oneshot};
 use super::attach::{Attach, Probed};
 use super::tag::Tag;
 use super::{Engine, Options};
-use crate::resolve::Target;
+use crate::resolve::{Resolver, Target};
 
 /// Longest wait of one `wait` request.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// Pauses between two looks for the containers that attachments wait for.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Events a slow listener may lag behind.
 const EVENT_BACKLOG: usize = 1024;
 /// Closing a packet socket waits for a grace period of the kernel, 10 ms (packet_release, net/packet/af_packet.c); those
@@ -260,6 +263,41 @@ impl Handle {
             if matches!(next, Err(broadcast::error::RecvError::Closed)) {
                 return Err(ApiError::new(Kind::Unavailable, "netd is stopping"));
             }
+        }
+    }
+
+    /// Brings attachments back whose containers run again, for as long as the engine lives. Looks soon after something
+    /// has happened, and less and less often while nothing does.
+    pub(crate) async fn revive(self, resolver: Resolver) {
+        let mut events = self.events.subscribe();
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let Ok(awaited) = self.call(|e| Ok(e.awaited())).await else { return };
+            for container in &awaited {
+                // Not there yet, or its engine is not: it is looked for again.
+                let Ok(target) = resolver.resolve(container, None).await else { continue };
+                let _ = self.call(move |e| e.revive(&target)).await;
+            }
+            let happened = match awaited.is_empty() {
+                true => events.recv().await,
+                false => match tokio::time::timeout(pause, events.recv()).await {
+                    Ok(happened) => happened,
+                    Err(_) => {
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                        continue;
+                    }
+                },
+            };
+            if matches!(happened, Err(broadcast::error::RecvError::Closed)) {
+                return;
+            }
+            pause = SHORTEST_PAUSE;
+            // One look for everything that happens together.
+            tokio::time::sleep(SHORTEST_PAUSE).await;
+            while !matches!(
+                events.try_recv(),
+                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
+            ) {}
         }
     }
 

@@ -17,6 +17,7 @@ mod link;
 mod network;
 mod ready;
 mod reconcile;
+mod revive;
 mod sandbox;
 mod state;
 mod surfaces;

@@ -1,5 +1,6 @@
 //! Networks: created whole or not at all, removed only when nobody is on them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use rnet_api::{ApiError, Network};
@@ -9,7 +10,7 @@ use rnet_model::{IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec,
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
 use super::core::{NetworkState, kernel};
-use super::state::{NetworkRecord, Reservation};
+use super::state::{MakingNetwork, NetworkRecord, Reservation};
 use super::surfaces::{delete, put};
 use super::{Engine, clock, tag, view};
 
@@ -59,7 +60,7 @@ impl Engine {
         let plan = self.network_plan(record)?;
         let log_key = format!("network/{id}");
         fail::point("network.log");
-        self.log_put(&log_key, record)?;
+        self.log_put(&log_key, &MakingNetwork { id, sysctls: settings_before(&plan) })?;
         fail::point("network.log.done");
         let made = apply(&plan, &mut self.kernel)
             .map_err(|f| kernel(format!("cannot create network {}", record.requested.name), &f.cause))
@@ -281,6 +282,16 @@ impl Engine {
             self.writer.behind(writes);
         }
     }
+}
+
+/// The settings that undoing a plan would write.
+fn settings_before(plan: &Plan) -> BTreeMap<String, String> {
+    let undo = plan.steps.iter().flat_map(|step| &step.undo);
+    let settings = undo.filter_map(|action| match action {
+        Action::Sysctl { key, value } => Some((key.clone(), value.clone())),
+        _ => None,
+    });
+    settings.collect()
 }
 
 /// A network with empty pools.

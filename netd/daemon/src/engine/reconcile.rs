@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns};
+use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, NetworkId};
 use rnet_plan::apply;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use super::clock::boot_seconds;
 use super::core::{SandboxState, endpoint_key, kernel};
 use super::network::{bridge_addresses, filter_elements, network_state};
 use super::state::{
-    BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
+    BridgeRecord, EndpointRecord, LinkRecord, MakingNetwork, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
 };
 use super::surfaces::{Stored, put};
 use super::{Engine, clock, view};
@@ -137,9 +137,12 @@ impl Engine {
     /// Networks: bridge, addresses and filter elements of each.
     fn recover_networks(&mut self, logged: &BTreeMap<String, Value>, stored: &Stored, ours: &mut Ours) {
         let wanted = of_stored::<NetworkRecord>(stored, "networks/");
-        // Half made: its bridge is garbage of ours, its elements are no network's; the log entry is all there is to undo.
-        for record in of_prefix::<NetworkRecord>(logged, "network/") {
-            self.log_remove(&format!("network/{}", record.id));
+        // Half made: its bridge is garbage of ours, its elements are no network's; settings are all there is to undo.
+        for making in of_prefix::<MakingNetwork>(logged, "network/") {
+            if !wanted.iter().any(|w| w.id == making.id) {
+                self.restore_settings(&making);
+            }
+            self.log_remove(&format!("network/{}", making.id));
         }
         for record in wanted {
             let id = record.id;
@@ -158,6 +161,14 @@ impl Engine {
             }
         }
         self.verify_networks();
+    }
+
+    fn restore_settings(&mut self, making: &MakingNetwork) {
+        for (key, value) in &making.sysctls {
+            if let Err(error) = self.kernel.sysctls.set(key, value) {
+                tracing::warn!(key, %error, "cannot restore a setting");
+            }
+        }
     }
 
     /// Compares every network with the kernel and repairs what differs.
@@ -372,7 +383,12 @@ impl Engine {
             return;
         }
         if record.persistent && matches!(record.origin, Origin::Attach(_)) && record.engine != ContainerEngine::Pid {
-            return self.park(record, None);
+            let mut event = view::event("pending", record.container.clone());
+            event.attributes.insert("ifname".into(), record.ifname.to_string());
+            event.attributes.insert("why".into(), "its namespace ended".into());
+            self.park(record, None);
+            self.emit(event);
+            return;
         }
         self.forget(id);
         self.log_remove(&endpoint_key(id));
@@ -425,7 +441,9 @@ impl Engine {
             // The kernel tells of a new link before it has its alias: this one is known by its name.
             None if self.by_host_ifname.contains_key(&link.name) => {}
             Some("bridge") | None => {
+                let name = link.name.clone();
                 self.foreign.insert(link.index, link);
+                self.verify_uplink(&name);
             }
             Some(_) => {
                 self.foreign.remove(&link.index);
@@ -440,6 +458,31 @@ impl Engine {
                     self.verify_port(id, Some(&now));
                 }
             }
+        }
+    }
+
+    /// An uplink that somebody took out of its bridge goes back: its addresses are the bridge's.
+    fn verify_uplink(&mut self, name: &IfName) {
+        let is_uplink = |b: &&BridgeRecord| b.uplink.as_ref().is_some_and(|u| u.name == *name);
+        let Some(bridge) = self.bridges.values().find(is_uplink).map(|b| b.name.clone()) else { return };
+        let Ok(Some(master)) = self.kernel.host.link(&bridge) else { return };
+        // The event may be old: look again.
+        let Ok(Some(link)) = self.kernel.host.link(name) else { return };
+        if link.master == Some(master.index) && link.up {
+            return;
+        }
+        if link.master.is_some_and(|m| m != master.index) {
+            return tracing::warn!(uplink = %name, %bridge, "an uplink was put into another device; it is left there");
+        }
+        let ops = [LinkOp::Up(name.clone()), LinkOp::Master(name.clone(), bridge.clone())];
+        match self.kernel.host.batch(&ops) {
+            Ok(faults) if faults.is_empty() => {
+                let mut event = view::event("repair", bridge.to_string());
+                event.attributes.insert("what".into(), format!("{name} was no port of it"));
+                self.emit(event);
+            }
+            Ok(faults) => faults.iter().for_each(|f| tracing::warn!(error = %f.error, "cannot put an uplink back")),
+            Err(error) => tracing::warn!(%error, "cannot put an uplink back"),
         }
     }
 

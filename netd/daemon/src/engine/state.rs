@@ -1,6 +1,7 @@
 //! Records: what the engine remembers, as it is written to the run log and the store.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use rnet_api::LinkRequest;
@@ -117,12 +118,29 @@ pub(super) struct MovedRoute {
     pub(super) protocol: u8,
 }
 
+/// A network that is being made: what to take back when it is never finished. Links and elements of the packet filter
+/// are found by their marks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MakingNetwork {
+    pub(super) id: NetworkId,
+    /// Settings that the network changes, as they were.
+    pub(super) sysctls: BTreeMap<String, String>,
+}
+
+/// An address of an uplink, to be put on the bridge and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MovedAddress {
+    pub(super) address: IfAddr,
+    /// An IPv4 address may be without one.
+    pub(super) broadcast: Option<Ipv4Addr>,
+}
+
 /// The NIC in a bridge and what it gave to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct UplinkRecord {
     pub(super) name: IfName,
     pub(super) up: bool,
-    pub(super) addresses: Vec<IfAddr>,
+    pub(super) addresses: Vec<MovedAddress>,
     pub(super) routes: Vec<MovedRoute>,
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rnet_api::ApiError;
 use rnet_kernel::{Filter, KernelError, Links, Netns, NetnsId, Nft, ProcSys, Route, Sysctls};
@@ -143,9 +144,32 @@ pub(super) fn delete(key: String) -> Write {
     Write::Delete { key }
 }
 
+/// The store's thread.
+struct Committer<'a> {
+    store: &'a mut RedbStore,
+    fault: &'a Mutex<Option<String>>,
+    /// Written behind, and failed: nobody else repeats them.
+    owed: Vec<Write>,
+}
+
+/// How often what could not be written is tried again.
+const OWED_EVERY: Duration = Duration::from_secs(1);
+
 fn serve(store: &mut RedbStore, inbox: &mpsc::Receiver<Order>, fault: &Mutex<Option<String>>, waiting: &AtomicUsize) {
-    while let Ok(order) = inbox.recv() {
-        let Order::Commit(mut writes, mut waiter) = order else { return };
+    let mut committer = Committer { store, fault, owed: Vec::new() };
+    loop {
+        let order = match committer.owed.is_empty() {
+            true => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            false => inbox.recv_timeout(OWED_EVERY),
+        };
+        let (mut writes, mut waiter) = match order {
+            Ok(Order::Commit(writes, waiter)) => (writes, waiter),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                committer.commit(Vec::new(), None);
+                continue;
+            }
+            Ok(Order::Finish) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        };
         let mut orders = 1;
         let mut finish = false;
         // One transaction for everything that queued up, as long as nobody waits: a failed transaction fails exactly
@@ -157,7 +181,7 @@ fn serve(store: &mut RedbStore, inbox: &mpsc::Receiver<Order>, fault: &Mutex<Opt
                     orders += 1;
                 }
                 Ok(Order::Commit(more, someone)) => {
-                    report(store.commit(&std::mem::replace(&mut writes, more)), None, fault);
+                    committer.commit(std::mem::replace(&mut writes, more), None);
                     waiting.fetch_sub(orders, Ordering::Release);
                     (waiter, orders) = (someone, 1);
                 }
@@ -165,7 +189,7 @@ fn serve(store: &mut RedbStore, inbox: &mpsc::Receiver<Order>, fault: &Mutex<Opt
                 Err(_) => break,
             }
         }
-        report(store.commit(&writes), waiter, fault);
+        committer.commit(writes, waiter);
         waiting.fetch_sub(orders, Ordering::Release);
         if finish {
             return;
@@ -173,18 +197,29 @@ fn serve(store: &mut RedbStore, inbox: &mpsc::Receiver<Order>, fault: &Mutex<Opt
     }
 }
 
-fn report(
-    result: Result<(), StoreError>,
-    waiter: Option<mpsc::Sender<Result<(), StoreError>>>,
-    fault: &Mutex<Option<String>>,
-) {
-    if let Ok(mut fault) = fault.lock() {
-        *fault = result.as_ref().err().map(ToString::to_string);
+impl Committer<'_> {
+    /// Commits, and before it what is owed: later writes may be about the same keys.
+    fn commit(&mut self, writes: Vec<Write>, waiter: Option<mpsc::Sender<Result<(), StoreError>>>) {
+        let result = self.pay().and_then(|()| if writes.is_empty() { Ok(()) } else { self.store.commit(&writes) });
+        if let Ok(mut fault) = self.fault.lock() {
+            *fault = result.as_ref().err().map(ToString::to_string);
+        }
+        if let Err(error) = &result {
+            tracing::error!(%error, "cannot write the store");
+        }
+        match waiter {
+            // Who waits is told, and repeats it or not.
+            Some(waiter) => drop(waiter.send(result)),
+            None if result.is_err() => self.owed.extend(writes),
+            None => {}
+        }
     }
-    if let Err(error) = &result {
-        tracing::error!(%error, "cannot write the store");
-    }
-    if let Some(waiter) = waiter {
-        let _ = waiter.send(result);
+
+    fn pay(&mut self) -> Result<(), StoreError> {
+        if !self.owed.is_empty() {
+            self.store.commit(&self.owed)?;
+            self.owed.clear();
+        }
+        Ok(())
     }
 }

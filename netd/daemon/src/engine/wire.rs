@@ -238,8 +238,14 @@ impl Engine {
             self.log_put(&key, &record)?;
             fail::point("detach.log.done");
             let plan = self.plugin.del(&record.host_ifname, self.tag.group);
-            apply(&plan, &mut self.kernel)
-                .map_err(|f| kernel(format!("cannot detach {} of {}", record.ifname, record.container), &f.cause))?;
+            if let Err(failure) = apply(&plan, &mut self.kernel) {
+                // It stays attached, also for the next start.
+                if let Some(kept) = self.endpoints.get(&id).cloned() {
+                    let _ = self.log_put(&key, &kept);
+                }
+                let what = format!("cannot detach {} of {}", record.ifname, record.container);
+                return Err(kernel(what, &failure.cause));
+            }
             self.retire(Retired {
                 host_ifname: record.host_ifname.clone(),
                 netns: record.netns,
@@ -259,6 +265,16 @@ impl Engine {
         self.writer.behind(vec![delete(attachment_key(id))]);
         self.tombstones.push(id.to_string());
         Ok(())
+    }
+
+    /// Takes [`Engine::unpersist`] back: the detach it was for failed.
+    pub(super) fn persist_again(&mut self, record: &EndpointRecord) {
+        let id = record.id.to_string();
+        self.tombstones.retain(|gone| *gone != id);
+        self.log_remove(&format!("gone/{id}"));
+        if matches!(record.origin, Origin::Attach(_)) && record.engine != ContainerEngine::Pid {
+            self.writer.behind(vec![put(attachment_key(record.id), record)]);
+        }
     }
 
     /// The namespace an endpoint lives in, if it still is the same one.

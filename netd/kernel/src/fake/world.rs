@@ -1,7 +1,7 @@
 //! What the fakes hold, and the rules of the kernel as far as they matter. Errors are errnos.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 
@@ -117,7 +117,7 @@ impl Space {
         }
     }
 
-    fn add_address(&mut self, dev: &IfName, wanted: &IfAddr) -> Result<(), i32> {
+    fn add_address(&mut self, dev: &IfName, wanted: &IfAddr, broadcast: Option<Ipv4Addr>) -> Result<(), i32> {
         let index = self.find(dev)?;
         let same = |a: &&Address| a.index == index && a.ip == wanted.ip();
         match self
@@ -130,9 +130,14 @@ impl Space {
             Some(prefix) if prefix == wanted.prefix() => Ok(()),
             Some(_) => Err(libc::EEXIST),
             None => {
-                let address =
-                    Address { index, ip: wanted.ip(), prefix: wanted.prefix(), automatic: false, narrow: false };
-                self.addresses.push(address);
+                self.addresses.push(Address {
+                    index,
+                    ip: wanted.ip(),
+                    prefix: wanted.prefix(),
+                    automatic: false,
+                    narrow: false,
+                    broadcast,
+                });
                 Ok(())
             }
         }
@@ -273,7 +278,8 @@ impl World {
                 let state = space.get(d)?;
                 (state.master, state.group) = (None, *group);
             }
-            LinkOp::AddAddress(d, a) => space.add_address(d, a)?,
+            LinkOp::AddAddress(d, a) => space.add_address(d, a, a.broadcast())?,
+            LinkOp::MoveAddress(d, a, broadcast) => space.add_address(d, a, *broadcast)?,
             LinkOp::DelAddress(d, wanted) => {
                 let index = space.find(d)?;
                 space.addresses.retain(|a| (a.index, a.ip, a.prefix) != (index, wanted.ip(), wanted.prefix()));

@@ -1,6 +1,6 @@
 //! Operations as route netlink messages. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{
@@ -158,7 +158,11 @@ pub(super) fn operation(op: &LinkOp, names: &mut impl Names) -> Result<Request, 
         LinkOp::DeleteGroup(g) => Request::acked(0, RouteNetlinkMessage::DelLink(link(vec![LinkAttribute::Group(*g)]))),
         LinkOp::AddAddress(d, a) => Request::acked(
             NLM_F_CREATE | NLM_F_EXCL,
-            RouteNetlinkMessage::NewAddress(address(index(d)?, a, AddressUse::Add)),
+            RouteNetlinkMessage::NewAddress(address(index(d)?, a, AddressUse::Add(a.broadcast()))),
+        ),
+        LinkOp::MoveAddress(d, a, broadcast) => Request::acked(
+            NLM_F_CREATE | NLM_F_EXCL,
+            RouteNetlinkMessage::NewAddress(address(index(d)?, a, AddressUse::Add(*broadcast))),
         ),
         LinkOp::DelAddress(d, a) => {
             Request::acked(0, RouteNetlinkMessage::DelAddress(address(index(d)?, a, AddressUse::Remove)))
@@ -228,7 +232,8 @@ fn isolated(name: &IfName, on: bool) -> Request {
 }
 
 enum AddressUse {
-    Add,
+    /// With this broadcast address.
+    Add(Option<Ipv4Addr>),
     Remove,
 }
 
@@ -242,11 +247,11 @@ fn address(index: u32, a: &IfAddr, usage: AddressUse) -> AddressMessage {
     message.header.prefix_len = a.prefix();
     message.header.index = index;
     message.attributes = vec![AddressAttribute::Local(a.ip()), AddressAttribute::Address(a.ip())];
-    if let AddressUse::Add = usage {
+    if let AddressUse::Add(broadcast) = usage {
         if a.ip().is_ipv6() {
             message.header.flags = AddressHeaderFlags::Nodad;
         }
-        message.attributes.extend(a.broadcast().map(AddressAttribute::Broadcast));
+        message.attributes.extend(broadcast.map(AddressAttribute::Broadcast));
     }
     message
 }

@@ -272,7 +272,8 @@ impl Batch<'_> {
     /// EEXIST of an address or a route is success when what is there is what was asked for.
     fn compare_existing(&mut self) {
         let existing = |op: &LinkOp, e: &KernelError| {
-            e.errno == libc::EEXIST && matches!(op, LinkOp::AddAddress(..) | LinkOp::AddRoute(_))
+            e.errno == libc::EEXIST
+                && matches!(op, LinkOp::AddAddress(..) | LinkOp::MoveAddress(..) | LinkOp::AddRoute(_))
         };
         let candidates: Vec<usize> =
             self.faults.iter().filter(|(i, e)| existing(&self.ops[**i], e)).map(|(i, _)| *i).collect();
@@ -284,7 +285,7 @@ impl Batch<'_> {
         let routes = if has_route { self.route.routes().unwrap_or_default() } else { Vec::new() };
         for index in candidates {
             let equal = match &self.ops[index] {
-                LinkOp::AddAddress(dev, wanted) => {
+                LinkOp::AddAddress(dev, wanted) | LinkOp::MoveAddress(dev, wanted, _) => {
                     let dev = rustix::net::netdevice::name_to_index(self.route.socket.as_fd(), dev.as_str()).ok();
                     addresses.iter().any(|a| Some(a.index) == dev && a.ip == wanted.ip() && a.prefix == wanted.prefix())
                 }

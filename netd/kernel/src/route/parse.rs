@@ -130,12 +130,13 @@ pub(crate) fn address(body: &[u8]) -> Option<Address> {
     let header = body.get(..IFADDRMSG)?;
     let (prefix, scope) = (header[1], header[3]);
     let mut flags = u32::from(header[2]);
-    let (mut local, mut far, mut protocol) = (None, None, 0);
+    let (mut local, mut far, mut broadcast, mut protocol) = (None, None, None, 0);
     for (kind, value) in attributes(&body[IFADDRMSG..]) {
         match kind {
             libc::IFA_LOCAL => local = ip_of(value),
             libc::IFA_ADDRESS => far = ip_of(value),
             libc::IFA_FLAGS => flags = u32_of(value)?,
+            libc::IFA_BROADCAST => broadcast = ip_of(value),
             IFA_PROTO => protocol = *value.first()?,
             _ => {}
         }
@@ -150,6 +151,10 @@ pub(crate) fn address(body: &[u8]) -> Option<Address> {
             || (1..=IFAPROT_KERNEL_LL).contains(&protocol)
             || (ip.is_ipv6() && flags & IFA_F_TEMPORARY != 0),
         narrow: scope >= RT_SCOPE_LINK,
+        broadcast: match broadcast {
+            Some(IpAddr::V4(ip)) => Some(ip),
+            _ => None,
+        },
     })
 }
 

@@ -39,7 +39,7 @@ fn hint(op: &LinkOp, errno: i32) -> Option<String> {
             Some(format!("a Linux bridge takes {BRIDGE_PORTS} ports; use a second network for more endpoints"))
         }
         // addrconf.c: IPv6 addresses are refused with EACCES where the sysctl forbids them.
-        (LinkOp::AddAddress(dev, a), libc::EACCES) if a.ip().is_ipv6() => {
+        (LinkOp::AddAddress(dev, a) | LinkOp::MoveAddress(dev, a, _), libc::EACCES) if a.ip().is_ipv6() => {
             Some(format!("IPv6 is switched off there: set net/ipv6/conf/{dev}/disable_ipv6 to 0"))
         }
         (LinkOp::AddRoute(r), libc::ENETUNREACH | libc::EHOSTUNREACH) if r.via.is_some() && !r.onlink => {

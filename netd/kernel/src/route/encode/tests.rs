@@ -38,7 +38,7 @@ fn hex(request: Request, body: usize) -> String {
 
 fn encoded(op: &LinkOp) -> String {
     let body = match op {
-        LinkOp::AddAddress(..) | LinkOp::DelAddress(..) => 8,
+        LinkOp::AddAddress(..) | LinkOp::MoveAddress(..) | LinkOp::DelAddress(..) => 8,
         LinkOp::AddRoute(_) | LinkOp::DelRoute(_) => 12,
         _ => 16,
     };

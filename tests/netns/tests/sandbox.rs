@@ -1,0 +1,183 @@
+//! Namespaces that netd keeps for containers: what the runtime asks for.
+
+use rnet_api::{ConnectRequest, Endpoint, Sandbox, SandboxRequest};
+use rnet_kernel::Netns;
+use rnet_netns_harness::{Host, Output, SOON, Start, World, run, run_in, wait_for};
+
+fn host_with_network(world: &World) -> Host {
+    let host = world.host("h1");
+    host.forwarding_may_stay();
+    host.start();
+    host.rnet("network create blue --subnet 10.9.0.0/24").ok();
+    host
+}
+
+fn create(host: &Host, id: &str, networks: &[&str]) -> Sandbox {
+    let request = SandboxRequest {
+        container_id: id.parse().unwrap(),
+        container_name: format!("name-{id}").parse().unwrap(),
+        networks: networks.iter().map(|n| n.parse().unwrap()).collect(),
+    };
+    host.client().create_sandbox(&request).unwrap()
+}
+
+fn connect(host: &Host, id: &str, networks: &[&str]) -> Vec<Endpoint> {
+    let request =
+        ConnectRequest { networks: networks.iter().map(|n| n.parse().unwrap()).collect(), ..ConnectRequest::default() };
+    host.client().connect_sandbox(&id.parse().unwrap(), &request).unwrap()
+}
+
+fn release(host: &Host, id: &str, forget: bool) {
+    host.client().release_sandbox(&id.parse().unwrap(), forget).unwrap();
+}
+
+fn inside(sandbox: &Sandbox, words: &str) -> Output {
+    let mut words = words.split(' ');
+    let netns = Netns::open(&sandbox.netns).unwrap();
+    run_in(&netns, std::process::Command::new(words.next().unwrap()).args(words))
+}
+
+#[test]
+fn a_sandbox_is_wired_and_leaves_nothing() {
+    run(|world| {
+        let host = host_with_network(world);
+        let before = host.snapshot();
+        // The first one is made cold, the next ones come from the pool, which is refilled between them.
+        for n in 0..6 {
+            let id = format!("box{n}");
+            let sandbox = create(&host, &id, &["blue"]);
+            assert_eq!(create(&host, &id, &["blue"]).id, sandbox.id, "asking again gives the same one");
+            let endpoints = connect(&host, &id, &["blue"]);
+            assert_eq!(endpoints.len(), 1);
+            assert_eq!(endpoints[0].ifname.as_str(), "eth0");
+            inside(&sandbox, "ping -c 1 -W 2 10.9.0.1").ok();
+            let route = inside(&sandbox, "ip route show default").ok().out;
+            assert!(route.starts_with("default via 10.9.0.1 dev eth0"), "{route}");
+            assert_eq!(inside(&sandbox, "ip -4 -o address show scope global").ok().out.lines().count(), 1);
+        }
+        assert_eq!(host.client().sandboxes().unwrap().len(), 6);
+        (0..6).for_each(|n| release(&host, &format!("box{n}"), true));
+        assert!(host.client().sandboxes().unwrap().is_empty());
+        // Ready ones wait for the next containers; without the daemon there are none.
+        host.stop();
+        before.same(&host.snapshot(), "after all were released");
+    });
+}
+
+#[test]
+fn a_container_keeps_its_address_over_its_next_start() {
+    run(|world| {
+        let host = host_with_network(world);
+        create(&host, "one", &["blue"]);
+        let first = connect(&host, "one", &["blue"])[0].addresses.clone();
+        create(&host, "two", &["blue"]);
+        let other = connect(&host, "two", &["blue"])[0].addresses.clone();
+        assert_ne!(first, other);
+        release(&host, "one", false);
+        release(&host, "two", false);
+        host.stop();
+        host.start();
+        create(&host, "three", &["blue"]);
+        let third = connect(&host, "three", &["blue"])[0].addresses.clone();
+        assert!(third != first && third != other, "kept addresses are given to nobody else");
+        create(&host, "two", &["blue"]);
+        assert_eq!(connect(&host, "two", &["blue"])[0].addresses, other);
+        create(&host, "one", &["blue"]);
+        assert_eq!(connect(&host, "one", &["blue"])[0].addresses, first);
+        ["one", "two", "three"].iter().for_each(|id| release(&host, id, true));
+        let held = host.client().allocations().unwrap();
+        assert!(held.iter().all(|a| a.state != "reserved"), "{held:?}");
+    });
+}
+
+#[test]
+fn a_persistent_attachment_comes_back_with_the_container() {
+    run(|world| {
+        let host = host_with_network(world);
+        create(&host, "one", &["blue"]);
+        connect(&host, "one", &["blue"]);
+        let reply = host.rnet_json("attach br0 rnet:name-one 192.168.115.10/24");
+        release(&host, "one", false);
+        assert_eq!(host.rnet_json("attachments ls")[0]["status"]["state"], "pending");
+        let sandbox = create(&host, "one", &["blue"]);
+        let endpoints = connect(&host, "one", &["blue"]);
+        let back = endpoints.iter().find(|e| e.ifname.as_str() == "eth1").unwrap();
+        assert_eq!(back.mac.to_string(), reply["endpoint"]["mac"]);
+        assert!(inside(&sandbox, "ip -o address show eth1").ok().out.contains("192.168.115.10/24"));
+        release(&host, "one", true);
+        assert!(host.client().attachments().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_connect_that_fails_leaves_the_sandbox_as_it_was() {
+    run(|world| {
+        let host = host_with_network(world);
+        host.rnet("network create green --subnet 10.8.0.0/30").ok();
+        host.container("last");
+        host.rnet("network connect green last").ok();
+        let sandbox = create(&host, "one", &["blue"]);
+        let request = ConnectRequest {
+            networks: vec!["blue".parse().unwrap(), "green".parse().unwrap()],
+            ..ConnectRequest::default()
+        };
+        let error = host.client().connect_sandbox(&"one".parse().unwrap(), &request).unwrap_err();
+        assert!(error.chain().contains("green"), "{}", error.chain());
+        wait_for("the first network to be taken back", SOON, || {
+            inside(&sandbox, "ip -o link").ok().out.lines().count() == 1
+        });
+        assert_eq!(host.client().attachments().unwrap().len(), 1);
+        connect(&host, "one", &["blue"]);
+        assert!(
+            host.client().connect_sandbox(&"ghost".parse().unwrap(), &request).unwrap_err().chain().contains("ghost")
+        );
+        let nowhere = SandboxRequest {
+            container_id: "two".parse().unwrap(),
+            container_name: "two".parse().unwrap(),
+            networks: vec!["nowhere".parse().unwrap()],
+        };
+        assert!(host.client().create_sandbox(&nowhere).unwrap_err().chain().contains("nowhere"));
+        assert_eq!(host.client().sandboxes().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn sandboxes_survive_a_crash_and_ready_ones_do_not_pile_up() {
+    run(|world| {
+        let host = host_with_network(world);
+        let one = create(&host, "one", &["blue"]);
+        let was = connect(&host, "one", &["blue"]);
+        let files = || std::fs::read_dir(host.root.join("run/netns")).unwrap().count();
+        wait_for("ready ones to be made", SOON, || files() > 1);
+        for _ in 0..3 {
+            host.crash();
+            inside(&one, "ping -c 1 -W 2 10.9.0.1").ok();
+            host.start();
+            wait_for("what was ready before to be gone", SOON, || files() <= 1 + 4);
+            assert_eq!(host.client().attachments().unwrap(), was);
+            inside(&one, "ping -c 1 -W 2 10.9.0.1").ok();
+        }
+        // Killed while a ready one gets its address.
+        for point in ["attach.inside", "attach.inside.done", "attach.commit", "attach.commit.done"] {
+            host.stop();
+            host.start_with(&Start { fail_point: Some(point.to_owned()), ..Start::default() });
+            let request = SandboxRequest {
+                container_id: "late".parse().unwrap(),
+                container_name: "late".parse().unwrap(),
+                networks: vec!["blue".parse().unwrap()],
+            };
+            let _ = host.client().create_sandbox(&request);
+            let networks = ConnectRequest { networks: vec!["blue".parse().unwrap()], ..ConnectRequest::default() };
+            let connected = host.client().connect_sandbox(&"late".parse().unwrap(), &networks);
+            assert!(connected.is_err() && host.ended_by() == Some(9), "{point}");
+            host.start();
+            let sandbox = create(&host, "late", &["blue"]);
+            let endpoints = connect(&host, "late", &["blue"]);
+            assert_eq!(endpoints.len(), 1, "{point}");
+            let addresses = inside(&sandbox, "ip -4 -o address show scope global").ok().out;
+            assert_eq!(addresses.lines().count(), 1, "{point}: {addresses}");
+            inside(&sandbox, "ping -c 1 -W 2 10.9.0.1").ok();
+            release(&host, "late", true);
+        }
+    });
+}
