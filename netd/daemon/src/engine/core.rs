@@ -1,6 +1,6 @@
 //! The engine's state and what every operation uses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(super) struct NetworkState {
     /// One per subnet.
     pub(super) pools: Vec<Pool>,
     /// Sandboxes that are wired to the network and wait for a container.
-    pub(super) ready: Vec<SandboxId>,
+    pub(super) ready: VecDeque<SandboxId>,
     /// Whether sandboxes have been asked for, so that a pool is worth its memory.
     pub(super) warm: bool,
 }

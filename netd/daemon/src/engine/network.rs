@@ -1,6 +1,6 @@
 //! Networks: created whole or not at all, removed only when nobody is on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use rnet_api::{ApiError, Network};
@@ -308,7 +308,7 @@ pub(super) fn network_state(record: NetworkRecord, rest_secs: u64) -> NetworkSta
         })
     };
     let pools = spec.subnets.iter().map(pool).collect();
-    NetworkState { record, pools, ready: Vec::new(), warm: false }
+    NetworkState { record, pools, ready: VecDeque::new(), warm: false }
 }
 
 /// The addresses of a network's bridge: its gateways.

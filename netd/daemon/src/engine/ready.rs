@@ -29,11 +29,6 @@ impl Engine {
         resolved
     }
 
-    /// Keeps the addresses of an interface that was prepared by an earlier run of the daemon.
-    pub(super) fn keep_prepared(&mut self, ready: &Prewired) {
-        self.keep_for(Some(ready.network), &ready.addresses, &waiting(ready.endpoint));
-    }
-
     /// Gives the prepared addresses to the container that got the interface. `None` if it wants others, has others
     /// from an earlier life, or somebody else got them.
     pub(super) fn take_over(&mut self, ready: &Prewired, asked: &[IpAddr], owner: &str) -> Option<Resolved> {
@@ -78,9 +73,8 @@ impl Engine {
             let ready = sandboxes.get(id).and_then(|s| s.record.prewired.as_ref());
             ready.is_some_and(|r| r.addresses.iter().any(|a| asked.contains(&a.ip())))
         };
-        let (going, staying) = std::mem::take(&mut state.ready).into_iter().partition(holds);
-        state.ready = staying;
-        let going: Vec<SandboxId> = going;
+        let (going, staying): (Vec<_>, Vec<_>) = std::mem::take(&mut state.ready).into_iter().partition(holds);
+        state.ready = staying.into();
         going.into_iter().for_each(|id| self.destroy_sandbox(id));
     }
 

@@ -260,9 +260,9 @@ impl Engine {
             match Netns::open(&path) {
                 Ok(netns) => {
                     let (id, container) = (record.id, record.container_id.clone());
-                    if let Some(ready) = record.prewired.as_ref().filter(|_| !container.is_empty()) {
-                        self.keep_prepared(ready);
-                    }
+                    // A ready interface was used, or may be half changed: in the first case it is an endpoint by now, in
+                    // the second it goes as garbage.
+                    let record = SandboxRecord { prewired: None, ..record };
                     self.sandboxes.insert(id, SandboxState { record, netns, inside: None });
                     if container.is_empty() {
                         self.destroy_sandbox(id);

@@ -30,8 +30,8 @@ impl Engine {
         // The networks are looked up now: a container without its network must not get as far as being created.
         let networks: Vec<NetworkId> =
             request.networks.iter().map(|n| self.network_for(n)).collect::<Result<_, _>>()?;
-        let id = match networks.first().and_then(|n| self.take_ready(*n)) {
-            Some(id) => id,
+        let id = match networks.first() {
+            Some(network) => self.ready_sandbox(*network)?,
             None => self.new_sandbox()?,
         };
         let sandbox = self.sandboxes.get_mut(&id).expect("it was just made");
@@ -80,11 +80,26 @@ impl Engine {
         }
     }
 
-    /// A ready sandbox of a network; the next ones will be made while nobody waits.
-    fn take_ready(&mut self, network: NetworkId) -> Option<SandboxId> {
-        let state = self.networks.get_mut(&network)?;
+    /// A ready sandbox of a network: the one that has waited longest, or one made now. The next ones will be made while
+    /// nobody waits.
+    fn ready_sandbox(&mut self, network: NetworkId) -> Result<SandboxId, ApiError> {
+        let state = self.networks.get_mut(&network).expect("the caller found the network");
         state.warm = self.config.pool_size > 0;
-        state.ready.pop()
+        if let Some(id) = state.ready.pop_front() {
+            return Ok(id);
+        }
+        self.make_ready(network)
+    }
+
+    fn make_ready(&mut self, network: NetworkId) -> Result<SandboxId, ApiError> {
+        let id = self.new_sandbox()?;
+        match self.prewire(id, network) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.destroy_sandbox(id);
+                Err(error)
+            }
+        }
     }
 
     /// Whether a pool is not full.
@@ -96,16 +111,10 @@ impl Engine {
     pub(super) fn refill_one(&mut self) {
         let wanting = |n: &&super::core::NetworkState| n.warm && n.ready.len() < self.config.pool_size;
         let Some(network) = self.networks.values().find(wanting).map(|n| n.record.id) else { return };
-        let made = self.new_sandbox().and_then(|id| match self.prewire(id, network) {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                self.destroy_sandbox(id);
-                Err(error)
-            }
-        });
+        let made = self.make_ready(network);
         let Some(state) = self.networks.get_mut(&network) else { return };
         match made {
-            Ok(id) => state.ready.push(id),
+            Ok(id) => state.ready.push_back(id),
             Err(error) => {
                 // Without a pool everything works, only slower: try again when the network is used next.
                 state.warm = false;
