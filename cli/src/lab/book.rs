@@ -33,6 +33,7 @@ impl Book {
                 Ok(()) if directory.is_dir() => return Ok(Book { directory, _lock: lock }),
                 Ok(()) => {}
                 Err(std::fs::TryLockError::WouldBlock) if begin.elapsed() < PATIENCE => {
+                    #[expect(clippy::disallowed_methods, reason = "bounded by PATIENCE; flock(2) announces no release")]
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(std::fs::TryLockError::WouldBlock) => {
