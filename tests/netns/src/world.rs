@@ -1,7 +1,9 @@
 //! The stage of one test: a thread with network and mount namespaces of its own.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
@@ -9,6 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use rnet_kernel::Netns;
 use tempfile::TempDir;
 
+use crate::process::built;
 use crate::{Host, run_in};
 
 /// Everything of one test. Its network namespace is the LAN that hosts may be plugged into.
@@ -17,7 +20,7 @@ pub struct World {
     pub(crate) dir: TempDir,
     pub(crate) netns: Netns,
     pub(crate) lan_is_up: Cell<bool>,
-    pub(crate) peers: RefCell<Vec<std::path::PathBuf>>,
+    pub(crate) peers: RefCell<Vec<PathBuf>>,
 }
 
 /// Runs a test on a stage of its own, or says why not.
@@ -76,6 +79,24 @@ impl World {
     /// A second netd in the namespace of a host, with a root directory of its own.
     pub fn beside(&self, host: &Host, name: &str) -> Host {
         Host::within(self, name, host.netns.clone())
+    }
+
+    /// A directory with `netd` and `rnet` that every user may run: the build's may be where others cannot go.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn programs_for_all(&self) -> PathBuf {
+        let dir = self.dir().join("bin");
+        if !dir.exists() {
+            std::fs::create_dir(&dir).expect("a test's directory can be written");
+            for name in ["netd", "rnet"] {
+                std::fs::copy(built(name), dir.join(name)).expect("a program can be copied");
+            }
+        }
+        for open in [self.dir(), &dir] {
+            std::fs::set_permissions(open, Permissions::from_mode(0o755)).expect("it is the test's own");
+        }
+        dir
     }
 
     /// The test's own directory.

@@ -217,6 +217,12 @@ fn an_uplink_and_its_bridge_are_put_back_when_somebody_takes_them_apart() {
         host.ip("link set eth0 nomaster");
         wait_for("the uplink to be a port again", SOON, || host.ip("-o link show eth0").contains("master br0"));
         wait_for("the LAN to be reached", SOON, || router.reaches("192.168.115.2"));
+        // Whether the NIC is up is its owner's affair.
+        host.ip("link set eth0 down");
+        host.ip("link set eth0 nomaster");
+        wait_for("the uplink to be a port again", SOON, || host.ip("-o link show eth0").contains("master br0"));
+        assert!(!host.ip("-o link show eth0").contains(",UP"));
+        host.ip("link set eth0 up");
         host.ip("link del br0");
         wait_for("the bridge to be made again", SOON, || {
             host.has_link("br0") && host.ip("-o link show eth0").contains("master br0")

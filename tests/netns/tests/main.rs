@@ -11,4 +11,5 @@ mod docker;
 mod hook;
 mod lab;
 mod network;
+mod rootless;
 mod sandbox;

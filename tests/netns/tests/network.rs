@@ -213,6 +213,28 @@ fn connecting_to_what_is_not_right() {
 }
 
 #[test]
+fn a_static_attach_to_a_networks_bridge_holds_its_address() {
+    run(|world| {
+        let (host, _outside) = with_uplink(world);
+        host.start();
+        host.rnet("network create blue --subnet 10.9.0.0/29 --bridge-name blue0").ok();
+        let (web, _db) = (host.container("web"), host.container("db"));
+        host.rnet("attach blue0 web 10.9.0.2/29@gw").ok();
+        web.ping("10.9.0.1");
+        host.rnet("network connect blue db --ip 10.9.0.2").fails(4, &["10.9.0.2", "web"]);
+        let given = host.rnet_json("network connect blue db")["endpoint"]["addresses"].clone();
+        assert_eq!(given, json!(["10.9.0.3/29"]), "the next free one");
+        host.container("late");
+        host.rnet("attach blue0 late 10.9.0.3/29").fails(4, &["10.9.0.3", "db"]);
+        host.rnet("attach blue0 late 10.9.0.1/29").fails(4, &["10.9.0.1"]);
+        host.crash();
+        host.start();
+        host.rnet("network connect blue late --ip 10.9.0.2").fails(4, &["10.9.0.2", "web"]);
+        host.rnet("network rm blue").fails(4, &["netns:web", "netns:db"]);
+    });
+}
+
+#[test]
 fn a_freed_address_rests() {
     run(|world| {
         let (host, _outside) = with_uplink(world);

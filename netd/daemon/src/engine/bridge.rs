@@ -208,11 +208,15 @@ impl Engine {
             return Err(ApiError::new(Kind::Conflict, format!("bridge {name} is in use by {}", on_it.join(", ")))
                 .hint("detach them first: rnet detach CONTAINER"));
         }
-        let fail = |e| kernel(format!("cannot look for {name}"), &e);
-        let index = self.kernel.host.link(name).map_err(fail)?.map(|l| l.index);
+        let fail = |e| kernel(format!("cannot read the ports of {name}"), &e);
+        // Read now: what is known of others' links may be a moment old.
+        let links = self.kernel.host.links().map_err(fail)?;
+        let index = links.iter().find(|l| l.name == *name).map(|l| l.index);
         let uplink = record.uplink.as_ref().map(|u| &u.name);
-        let stranger = |l: &&LinkState| l.master.is_some() && l.master == index && Some(&l.name) != uplink;
-        if let Some(port) = self.foreign.values().find(stranger) {
+        let stranger = |l: &&LinkState| {
+            l.master.is_some() && l.master == index && Some(&l.name) != uplink && self.tag.object(l).is_none()
+        };
+        if let Some(port) = links.iter().find(stranger) {
             return Err(ApiError::new(
                 Kind::Conflict,
                 format!("bridge {name} has a port rnet did not make: {}", port.name),

@@ -468,14 +468,12 @@ impl Engine {
         let Ok(Some(master)) = self.kernel.host.link(&bridge) else { return };
         // The event may be old: look again.
         let Ok(Some(link)) = self.kernel.host.link(name) else { return };
-        if link.master == Some(master.index) && link.up {
-            return;
+        match link.master {
+            Some(index) if index == master.index => return,
+            Some(_) => return tracing::warn!(uplink = %name, %bridge, "an uplink is in another device; it stays there"),
+            None => {}
         }
-        if link.master.is_some_and(|m| m != master.index) {
-            return tracing::warn!(uplink = %name, %bridge, "an uplink was put into another device; it is left there");
-        }
-        let ops = [LinkOp::Up(name.clone()), LinkOp::Master(name.clone(), bridge.clone())];
-        match self.kernel.host.batch(&ops) {
+        match self.kernel.host.batch(&[LinkOp::Master(name.clone(), bridge.clone())]) {
             Ok(faults) if faults.is_empty() => {
                 let mut event = view::event("repair", bridge.to_string());
                 event.attributes.insert("what".into(), format!("{name} was no port of it"));
