@@ -94,7 +94,8 @@ fn row(container: &Container, shown: &Shown<'_>) -> Vec<String> {
         command.truncate(cut);
         command.push_str("...");
     }
-    let created = shown.created.split_once('.').map_or_else(|| shown.created.clone(), |(seconds, _)| format!("{seconds}Z"));
+    let created =
+        shown.created.split_once('.').map_or_else(|| shown.created.clone(), |(seconds, _)| format!("{seconds}Z"));
     vec![
         container.record.id.short().to_owned(),
         shown.name.to_owned(),
