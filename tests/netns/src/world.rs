@@ -89,7 +89,7 @@ impl World {
         let dir = self.dir().join("bin");
         if !dir.exists() {
             std::fs::create_dir(&dir).expect("a test's directory can be written");
-            for name in ["netd", "rnet"] {
+            for name in ["netd", "rnet", "rnet-shim"] {
                 std::fs::copy(built(name), dir.join(name)).expect("a program can be copied");
             }
         }

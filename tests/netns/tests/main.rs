@@ -7,6 +7,7 @@ mod bridge;
 mod broken;
 mod concurrency;
 mod crash;
+mod demo;
 mod docker;
 mod hook;
 mod lab;
