@@ -24,7 +24,7 @@ impl Bed {
     pub(crate) fn enter(binaries: &Path) -> anyhow::Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "measuring needs root: it makes network namespaces");
         let binaries = binaries.canonicalize().with_context(|| format!("no directory {}", binaries.display()))?;
-        for name in ["netd", "rnet"] {
+        for name in ["netd", "rnet", "rnet-shim"] {
             ensure!(binaries.join(name).exists(), "{} is missing: build it first", binaries.join(name).display());
         }
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("cannot make private namespaces")?;
@@ -43,6 +43,15 @@ impl Bed {
         let path = self.dir.path().join(name);
         std::fs::create_dir_all(&path)?;
         Ok(path)
+    }
+
+    /// A root file system with busybox and nothing else.
+    pub(crate) fn rootfs(&self) -> anyhow::Result<PathBuf> {
+        let busybox = crate::peers::installed(&["/bin/busybox", "/usr/bin/busybox"])?;
+        let rootfs = self.dir("rootfs")?;
+        std::fs::create_dir_all(rootfs.join("bin"))?;
+        std::fs::copy(busybox, rootfs.join("bin/busybox"))?;
+        Ok(rootfs)
     }
 
     pub(crate) fn binary(&self, name: &str) -> PathBuf {

@@ -40,13 +40,16 @@ fn main() -> anyhow::Result<()> {
     };
     let write = args.write.as_deref().map(std::path::absolute).transpose()?;
     let bed = Bed::enter(&args.binaries)?;
-    let docker = if wanted(&["S9", "S15"]) { Docker::start(&bed) } else { Err(anyhow::anyhow!("not asked for")) };
+    let docker = if wanted(&["S5", "S9", "S15"]) { Docker::start(&bed) } else { Err(anyhow::anyhow!("not asked for")) };
     let mut findings: Vec<Finding> = Vec::new();
     if wanted(&["S1"]) {
         findings.push(show(measure::attach::inside_netd(&bed).context("S1")?));
     }
     if wanted(&["S2"]) {
         findings.push(show(measure::attach::as_command(&bed).context("S2")?));
+    }
+    if wanted(&["S5"]) {
+        findings.push(show(measure::runtime::no_op(&bed, &docker).context("S5")?));
     }
     if wanted(&["S9"]) {
         findings.push(show(measure::network::create(&bed, &docker).context("S9")?));

@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod flows;
 pub(crate) mod network;
+pub(crate) mod runtime;
 pub(crate) mod scale;
 
 use rnet_kernel::{Links as _, Netns, Route};

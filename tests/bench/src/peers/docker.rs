@@ -22,11 +22,12 @@ pub(crate) struct Docker {
 
 /// The container that networks are connected to.
 pub(crate) const CONTAINER: &str = "peer";
+/// Its image, [`Bed::rootfs`].
+pub(crate) const IMAGE: &str = "busybox";
 
 impl Docker {
     pub(crate) fn start(bed: &Bed) -> anyhow::Result<Self> {
         let dockerd = super::installed(&["/usr/sbin/dockerd", "/usr/bin/dockerd"])?;
-        let busybox = super::installed(&["/bin/busybox", "/usr/bin/busybox"])?;
         let dir = bed.dir("docker")?;
         let (socket, state) = (dir.join("d.sock"), dir.join("exec"));
         let log = std::fs::File::create(dir.join("log"))?;
@@ -39,7 +40,6 @@ impl Docker {
             .arg(dir.join("pid"))
             .arg("-H")
             .arg(format!("unix://{}", socket.display()))
-            .args(["--storage-driver", "vfs"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -47,13 +47,11 @@ impl Docker {
             .context("cannot start dockerd")?;
         let mut docker = Docker { child, socket, state };
         docker.wait_until_ready(&dir)?;
-        let rootfs = dir.join("rootfs");
-        std::fs::create_dir_all(rootfs.join("bin"))?;
-        std::fs::copy(busybox, rootfs.join("bin/busybox"))?;
+        let rootfs = bed.rootfs()?;
         let archive = dir.join("rootfs.tar");
         run(Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&archive).arg("."))?;
-        run(docker.cli().arg("import").arg(&archive).arg("busybox"))?;
-        run(docker.cli().args(["run", "-d", "--name", CONTAINER, "busybox", "/bin/busybox", "sleep", "600"]))?;
+        run(docker.cli().arg("import").arg(&archive).arg(IMAGE))?;
+        run(docker.cli().args(["run", "-d", "--name", CONTAINER, IMAGE, "/bin/busybox", "sleep", "600"]))?;
         Ok(docker)
     }
 

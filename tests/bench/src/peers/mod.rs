@@ -9,7 +9,7 @@ pub(crate) mod netavark;
 use std::path::PathBuf;
 
 /// The first of `candidates` that exists, or why the peer is left out.
-fn installed(candidates: &[&str]) -> anyhow::Result<PathBuf> {
+pub(crate) fn installed(candidates: &[&str]) -> anyhow::Result<PathBuf> {
     let found = candidates.iter().map(PathBuf::from).find(|p| p.exists());
     found.ok_or_else(|| anyhow::anyhow!("not installed ({})", candidates.join(", ")))
 }
