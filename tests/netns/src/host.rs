@@ -382,11 +382,12 @@ impl Drop for Host {
     }
 }
 
-/// Namespaces that a failed netd has left mounted would keep the directory.
-fn unmount_below(root: &Path) {
+/// Namespaces that a failed netd or a Docker has left mounted would keep the directory.
+pub(crate) fn unmount_below(root: &Path) {
     let mounts = std::fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
     let below = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(path_text(root)));
-    for path in below {
+    // What was mounted last lies on top.
+    for path in below.collect::<Vec<_>>().into_iter().rev() {
         let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
     }
 }

@@ -116,5 +116,6 @@ impl Drop for World {
         for path in self.peers.take() {
             let _ = Netns::unbind(&path);
         }
+        crate::host::unmount_below(self.dir.path());
     }
 }

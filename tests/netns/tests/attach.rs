@@ -240,6 +240,51 @@ fn a_dry_run_shows_the_steps_and_changes_nothing() {
 }
 
 #[test]
+fn a_dry_run_takes_no_address() {
+    run(|world| {
+        let host = world.host("h1");
+        host.forwarding_may_stay();
+        host.start();
+        host.rnet("network create blue --subnet 10.9.0.0/24 --bridge-name blue0").ok();
+        host.container("web");
+        let held = host.rnet_json("network allocations");
+        let planned = host.rnet_json("attach blue0 web auto --dry-run");
+        assert_eq!(host.rnet_json("network allocations"), held);
+        host.rnet("attach blue0 web 10.9.0.9/24 --dry-run").ok();
+        assert_eq!(host.rnet_json("network allocations"), held);
+        let made = host.rnet_json("attach blue0 web auto");
+        assert_eq!(made["endpoint"]["addresses"], planned["endpoint"]["addresses"]);
+    });
+}
+
+#[test]
+fn one_container_does_not_get_an_address_twice() {
+    run(|world| {
+        let host = world.host("h1");
+        host.forwarding_may_stay();
+        host.start();
+        host.rnet("network create blue --subnet 10.9.0.0/24 --bridge-name blue0").ok();
+        let (web, _db) = (host.container("web"), host.container("db"));
+        host.rnet("attach br0 web 10.0.0.5/24").ok();
+        let before = host.snapshot();
+        host.rnet("attach br0 web 10.0.0.5/24 -i lan").fails(4, &["10.0.0.5", "web", "eth0"]);
+        host.rnet("attach br0 web 10.0.0.5/24,10.0.0.6/24 -i lan").fails(4, &["10.0.0.5"]);
+        before.same(&host.snapshot(), "after an address was refused");
+        // On another segment it is another address.
+        host.rnet("attach br1 web 10.0.0.5/24 -i far").ok();
+        host.rnet("attach br0 web 10.0.0.5/24 -i eth0 --mtu 1400 --replace").ok();
+
+        let first = host.rnet_json("network connect blue web")["endpoint"]["addresses"][0].clone();
+        let second = host.rnet_json("attach blue0 web auto -i net1")["endpoint"]["addresses"][0].clone();
+        assert_ne!(first, second);
+        host.rnet("detach web net1").ok();
+        let ip = first.as_str().unwrap().split('/').next().unwrap().to_owned();
+        host.rnet(&format!("network connect blue db --ip {ip}")).fails(4, &[&ip, "web"]);
+        assert!(web.ip("-o address").contains(&ip));
+    });
+}
+
+#[test]
 fn results_as_json() {
     run(|world| {
         let host = world.host("h1");

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rnet_api::{Allocation, ApiError};
 use rnet_ipam::State;
 use rnet_kernel::{Links, RouteEntry};
-use rnet_model::{AddressSpec, Engine as ContainerEngine, Gateway, IfAddr, IfName, Kind, NetworkId};
+use rnet_model::{AddressSpec, EndpointId, Engine as ContainerEngine, Gateway, IfAddr, IfName, Kind, NetworkId};
 
 use super::Engine;
 use super::clock::boot_seconds;
@@ -33,6 +33,7 @@ impl Engine {
         master: &IfName,
         network: Option<NetworkId>,
         owner: &str,
+        replaced: Option<EndpointId>,
     ) -> Result<Resolved, ApiError> {
         match spec {
             AddressSpec::None => Ok(Resolved::default()),
@@ -45,7 +46,7 @@ impl Engine {
                     }
                     resolved.addresses.push(one.address);
                 }
-                self.refuse_taken(&resolved.addresses, master, owner)?;
+                self.refuse_taken(&resolved.addresses, master, replaced)?;
                 if let Some(network) = network {
                     self.claim_all(network, &resolved.addresses, owner)?;
                 }
@@ -116,11 +117,16 @@ impl Engine {
     }
 
     /// Refuses an address that another endpoint on the same device or the device itself holds.
-    pub(super) fn refuse_taken(&mut self, addresses: &[IfAddr], master: &IfName, owner: &str) -> Result<(), ApiError> {
+    pub(super) fn refuse_taken(
+        &mut self,
+        addresses: &[IfAddr],
+        master: &IfName,
+        replaced: Option<EndpointId>,
+    ) -> Result<(), ApiError> {
         for address in addresses {
             let holder = self.by_address.get(&(master.clone(), address.ip())).and_then(|id| self.endpoints.get(id));
             if let Some(holder) = holder
-                && holder.owner() != owner
+                && Some(holder.id) != replaced
             {
                 return Err(ApiError::new(
                     Kind::Conflict,

@@ -83,7 +83,7 @@ impl Engine {
             let addresses: Vec<_> = static_addresses(&spec.address).filter(|a| !known(&a.ip())).collect();
             if !addresses.is_empty() && self.leads_to_lan(master.as_ref()) {
                 // What this host knows needs no question to the LAN, and is said better.
-                self.refuse_taken(&addresses, &master_name, &owner(target.engine, &target.id))?;
+                self.refuse_taken(&addresses, &master_name, old.as_ref().map(|r| r.id))?;
                 let addresses = addresses.iter().map(IfAddr::ip).collect();
                 return Ok(Attach::Probe { device: master_name, addresses });
             }
@@ -98,14 +98,33 @@ impl Engine {
             old: old.as_ref(),
         };
         let holder = owner(target.engine, &target.id);
-        let resolved = self.resolve_addresses(&spec.address, &master_name, network, &holder)?;
-        let result = self.draft(&draft, &resolved).and_then(|record| self.carry_out(request, &draft, record));
-        if result.is_err() || request.dry_run {
-            let kept = old.as_ref().map_or(&[][..], |r| &r.addresses);
-            let unused: Vec<_> = resolved.addresses.iter().filter(|a| !kept.contains(a)).copied().collect();
-            self.give_back(network, &unused, &holder);
+        let untouched = match request.dry_run {
+            true => network.and_then(|id| self.networks.get(&id)).map(|n| n.pools.clone()),
+            false => None,
+        };
+        let replaced = old.as_ref().map(|r| r.id);
+        let resolved = self.resolve_addresses(&spec.address, &master_name, network, &holder, replaced);
+        let result = resolved.and_then(|r| self.attach_resolved(request, &draft, &r));
+        if let Some((pools, state)) = untouched.zip(network.and_then(|id| self.networks.get_mut(&id))) {
+            state.pools = pools;
         }
         result.map(|reply| Attach::Done(Box::new(reply)))
+    }
+
+    /// The rest, once the addresses are taken; they are given back when they are not used.
+    fn attach_resolved(
+        &mut self,
+        request: &AttachRequest,
+        draft: &Draft<'_>,
+        resolved: &Resolved,
+    ) -> Result<AttachReply, ApiError> {
+        let result = self.draft(draft, resolved).and_then(|record| self.carry_out(request, draft, record));
+        if result.is_err() {
+            let kept = draft.old.map_or(&[][..], |r| &r.addresses);
+            let unused: Vec<_> = resolved.addresses.iter().filter(|a| !kept.contains(a)).copied().collect();
+            self.give_back(draft.network, &unused, &owner(draft.target.engine, &draft.target.id));
+        }
+        result
     }
 
     /// Shows the plan, or applies it.

@@ -97,6 +97,8 @@ pub(crate) struct Engine {
     pub(super) verify_at: Option<Instant>,
     pub(super) retired: Vec<Retired>,
     pub(super) retired_since: Option<Instant>,
+    /// Announcements to repeat, and when.
+    pub(super) repeats: VecDeque<(Instant, EndpointId)>,
     /// Why packet filtering does not work, if so.
     pub(super) filter_fault: Option<KernelError>,
     /// Whether the base table has been put there by this process.
@@ -162,6 +164,7 @@ impl Engine {
             verify_at: None,
             retired: Vec::new(),
             retired_since: None,
+            repeats: VecDeque::new(),
             filter_fault: None,
             filter_ready: false,
         };
@@ -300,9 +303,10 @@ impl Engine {
         }
         let reap = self.retired_since.map(|_| REAP_AFTER);
         let verify = self.verify_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let repeat = self.repeats.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         let refill = self.wants_refill().then_some(REFILL_AFTER);
         let bury = (!self.tombstones.is_empty()).then_some(BURY_AFTER);
-        [reap, verify, refill, bury].into_iter().flatten().min()
+        [reap, verify, repeat, refill, bury].into_iter().flatten().min()
     }
 
     /// Uses a socket inside a container that is open already.
@@ -326,6 +330,8 @@ impl Engine {
         if self.verify_at.is_some_and(|at| at <= Instant::now()) {
             self.verify_at = None;
             self.verify_networks();
+        } else if self.repeats.front().is_some_and(|(at, _)| *at <= Instant::now()) {
+            self.repeat_announcement();
         } else if self.wants_refill() {
             self.refill_one();
         } else if self.retired_since.is_some_and(|since| since.elapsed() >= REAP_AFTER) {

@@ -1,5 +1,7 @@
 //! Wiring: a record made true in the kernel, written ahead, taken back whole when it fails.
 
+use std::time::{Duration, Instant};
+
 use rnet_api::ApiError;
 use rnet_kernel::{LinkKind, LinkState, Links, Netns};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind};
@@ -64,6 +66,9 @@ fn plugin_error(error: &PluginError) -> ApiError {
         None => api,
     }
 }
+
+/// When an address is announced for the second time (RFC 5227 section 2.3 has two announcements).
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Reads a container's namespace.
@@ -179,10 +184,25 @@ impl Engine {
     }
 
     /// Tells the neighbours, and waits for nobody.
-    pub(super) fn announce(&mut self, record: &EndpointRecord, netns: &Netns) {
+    fn announce(&mut self, record: &EndpointRecord, netns: &Netns) {
         if record.addresses.is_empty() {
             return;
         }
+        // On a busy machine the bridge lets a new port forward a moment after the first frame has come and gone.
+        self.repeats.push_back((Instant::now() + ANNOUNCE_AGAIN, record.id));
+        self.send_announcement(record, netns);
+    }
+
+    /// Tells them once more, if it still is so.
+    pub(super) fn repeat_announcement(&mut self) {
+        let Some((_, id)) = self.repeats.pop_front() else { return };
+        let Some(record) = self.endpoints.get(&id).filter(|r| r.phase == Phase::Live).cloned() else { return };
+        if let Some(netns) = self.reopen(&record) {
+            self.send_announcement(&record, &netns);
+        }
+    }
+
+    fn send_announcement(&mut self, record: &EndpointRecord, netns: &Netns) {
         self.announcements.push(Announcement {
             netns: netns.clone(),
             ifname: record.ifname.clone(),
