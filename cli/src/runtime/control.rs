@@ -223,9 +223,12 @@ fn remove(store: &Store, container: &Container, force: bool) -> Result<(), ApiEr
 /// Cleans up after a shim that was killed: its program, its groups, its network.
 fn bury(store: &Store, container: &Container) -> Result<(), ApiError> {
     let live = container.live()?;
-    if let Some(init) = live.as_ref().and_then(|l| l.init).and_then(|init| init.open()) {
-        init.kill(Signal::SIGKILL)?;
-        if !init.ended(TAKE_DOWN)? {
+    // A shim that was killed early did not write the first process down; then its groups tell.
+    let known = live.as_ref().and_then(|l| l.init);
+    for process in known.into_iter().chain(cgroup::processes(&container.record.id)) {
+        let Some(handle) = process.open() else { continue };
+        handle.kill(Signal::SIGKILL)?;
+        if !handle.ended(TAKE_DOWN)? {
             return Err(ApiError::new(Kind::Retry, format!("container {} does not end", container.record.name)));
         }
     }

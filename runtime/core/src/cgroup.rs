@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ContainerId;
+use crate::process::ProcessId;
 
 /// Where systems mount them.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -82,6 +83,16 @@ pub fn make_ready() {
     let Some((_, path)) = lines.find(|(which, _)| *which == controllers) else { return };
     // Nothing depends on it.
     let _ = fs::write(hierarchy.join(path.trim_start_matches('/')).join("cgroup.procs"), "0");
+}
+
+/// The processes in a container's groups.
+pub fn processes(id: &ContainerId) -> Vec<ProcessId> {
+    let files = hierarchies().into_iter().map(|h| h.join(PARENT).join(id.as_str()).join("cgroup.procs"));
+    let texts: Vec<String> = files.filter_map(|file| fs::read_to_string(file).ok()).collect();
+    let mut pids: Vec<i32> = texts.iter().flat_map(|t| t.lines()).filter_map(|line| line.parse().ok()).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids.into_iter().filter_map(|pid| ProcessId::of(pid).ok()).collect()
 }
 
 /// Removes a container's groups, with those that its processes made. They must be empty: the first process of a pid

@@ -65,11 +65,11 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Of a child of this process.
+    /// Of a process whose number cannot have been given out again: this one, or a child that was not waited for.
     ///
     /// # Errors
     /// When there is no such process.
-    pub fn of_child(pid: i32) -> Result<Self, ApiError> {
+    pub fn of_number(pid: i32) -> Result<Self, ApiError> {
         let missing = || ApiError::new(Kind::Missing, format!("there is no process {pid}"));
         let number = Pid::from_raw(pid).ok_or_else(missing)?;
         let fd = pidfd_open(number, PidfdFlags::empty()).map_err(|e| missing().because(&e))?;

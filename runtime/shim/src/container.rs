@@ -102,7 +102,7 @@ impl Life<'_> {
             (self.create(&spec, Stdio::Files(inside))?, outside)
         };
         let pid = created.pid;
-        let init = Handle::of_child(pid)?;
+        let init = Handle::of_number(pid)?;
         let addresses = network.connect(self.store, &self.container)?;
         network.write_hosts(&self.container, &addresses)?;
         created.start(&self.container.record.spec.command[0])?;

@@ -51,7 +51,7 @@ pub(crate) fn run(store: &Store, run: &ExecRun, mut client: Client, channel: &Ch
         let inside = hand_over(&mut client, run.streams.interactive())?;
         (engine::join(&container, &process, seccomp, Stdio::Files(inside))?, Outside::default())
     };
-    let program = Handle::of_child(pid)?;
+    let program = Handle::of_number(pid)?;
     let _ = channel.send(&Report::Started, &[]);
     let mut pump = Pump::new(&program, channel, outside, client, None)?;
     pump.run()?;

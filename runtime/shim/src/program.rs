@@ -6,14 +6,17 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{AccessFlags, access, execv};
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use rnet_api::ApiError;
 use rnet_model::Kind;
+use rnet_runtime::process::Handle;
 use serde::{Deserialize, Serialize};
 
 use crate::{Failure, cannot};
@@ -38,6 +41,8 @@ pub(crate) struct Program {
     reports: Rc<OwnedFd>,
     /// For a program that joins a container: libcontainer sets the filter for a container's first process only.
     seccomp: Option<Rc<LinuxSeccomp>>,
+    /// The process that made this one, whose number means nothing in another pid namespace.
+    shim: Rc<Handle>,
 }
 
 /// The shim's side.
@@ -50,7 +55,8 @@ impl Program {
     /// With what the shim will hear.
     pub(crate) fn new(seccomp: Option<LinuxSeccomp>) -> Result<(Self, Refusals), ApiError> {
         let (reader, writer) = std::io::pipe().map_err(|e| cannot("make a pipe", &e))?;
-        let program = Program { reports: Rc::new(writer.into()), seccomp: seccomp.map(Rc::new) };
+        let shim = Rc::new(Handle::of_number(std::process::id().cast_signed())?);
+        let program = Program { reports: Rc::new(writer.into()), seccomp: seccomp.map(Rc::new), shim };
         Ok((program, Refusals { pipe: File::from(OwnedFd::from(reader)) }))
     }
 
@@ -65,6 +71,7 @@ impl Program {
         let words = arguments(spec);
         let program = find(&words[0], &search_path(spec))?;
         default_signals();
+        let _ = set_pdeathsig(None);
         if let Some(filter) = &self.seccomp {
             libcontainer::seccomp::initialize_seccomp(filter)
                 .map_err(|e| (Failure::OWN, format!("cannot set the filter of system calls: {e}")))?;
@@ -86,6 +93,12 @@ impl Executor for Program {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // Until it is the program it must not outlive the shim: nobody would know of it, and it would wait for ever to
+        // be started. The signal first, then a look, so that no moment is left in between.
+        let _ = set_pdeathsig(Signal::SIGKILL);
+        if !self.shim.ended(Duration::ZERO).is_ok_and(|ended| !ended) {
+            return Err(ExecutorValidationError::ArgValidationError("the shim was killed".to_owned()));
+        }
         find(&arguments(spec)[0], &search_path(spec))
             .map(drop)
             .map_err(|(code, text)| ExecutorValidationError::ArgValidationError(self.refuse(code, text)))

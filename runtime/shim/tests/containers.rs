@@ -235,3 +235,25 @@ fn a_killed_shim_is_recognised_and_cleaned_up_after() {
     assert!(!has_cgroup(&id));
     bed.assert_clean();
 }
+
+#[test]
+fn a_shim_killed_while_it_makes_a_container_leaves_nothing() {
+    let Some(bed) = Bed::new("a_shim_killed_while_it_makes_a_container_leaves_nothing") else { return };
+    for delay in [1u16, 4, 8, 12, 16, 20, 25, 30] {
+        let words = bed.container(&[&NONE[..], &["--name", "k"]].concat(), &["sleep", "1000"]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut child = bed.rnet(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let shim = || fs::read_to_string(&children).unwrap_or_default().trim().parse::<i32>().ok();
+        wait_for("the shim", || shim().is_some());
+        // Not a wait for anything: to hit another moment each time.
+        nix::poll::poll(&mut [], delay).unwrap();
+        kill(Pid::from_raw(shim().unwrap()), Signal::SIGKILL).unwrap();
+        let containers = bed.root().join("lib/containers");
+        let id = fs::read_dir(&containers).unwrap().flatten().next().unwrap().file_name().into_string().unwrap();
+        assert_ne!(code(child.wait().unwrap()), 0, "the command does not wait for ever");
+        bed.ok(&["rm", "-f", "k"]);
+        assert!(!has_cgroup(&id), "{delay} ms");
+        bed.assert_clean();
+    }
+}
