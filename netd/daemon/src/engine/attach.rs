@@ -121,8 +121,9 @@ impl Engine {
         let result = self.draft(draft, resolved).and_then(|record| self.carry_out(request, draft, record));
         if result.is_err() {
             let kept = draft.old.map_or(&[][..], |r| &r.addresses);
-            let unused: Vec<_> = resolved.addresses.iter().filter(|a| !kept.contains(a)).copied().collect();
-            self.give_back(draft.network, &unused, &owner(draft.target.engine, &draft.target.id));
+            let unused = resolved.addresses.iter().filter(|a| !kept.contains(a)).copied().collect();
+            let unused = Resolved { addresses: unused, before: resolved.before.clone(), ..Resolved::default() };
+            self.put_back(draft.network, &unused, &owner(draft.target.engine, &draft.target.id));
         }
         result
     }
@@ -329,6 +330,7 @@ impl Engine {
             source: d.target.source(),
             generation: 1,
             created: clock::wall(),
+            replaces: d.old.map(|r| r.id),
         })
     }
 }

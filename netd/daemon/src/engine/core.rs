@@ -86,6 +86,10 @@ pub(crate) struct Engine {
     pub(super) bridges: BTreeMap<IfName, BridgeRecord>,
     pub(super) sandboxes: BTreeMap<SandboxId, SandboxState>,
     pub(super) sandbox_of: HashMap<String, SandboxId>,
+    /// Whose ready interface a host end is.
+    pub(super) ready_ports: HashMap<IfName, SandboxId>,
+    /// The last known ifindex of bridges, to tell with one look that a port is where it belongs.
+    pub(super) bridge_index: HashMap<IfName, u32>,
     pub(super) links: BTreeMap<EndpointId, LinkRecord>,
     /// Links that others made, by ifindex: whose bridges lead to a LAN.
     pub(super) foreign: HashMap<u32, LinkState>,
@@ -95,6 +99,8 @@ pub(crate) struct Engine {
     pub(super) tombstones: Vec<String>,
     /// When the networks are to be compared with the kernel.
     pub(super) verify_at: Option<Instant>,
+    /// Whether a route of one of our bridges was deleted since.
+    pub(super) routes_gone: bool,
     pub(super) retired: Vec<Retired>,
     pub(super) retired_since: Option<Instant>,
     /// Announcements to repeat, and when.
@@ -111,6 +117,8 @@ const REAP_AFTER: Duration = Duration::from_millis(5);
 const REAP_AT: usize = 256;
 /// How long a change of addresses or routes waits for others.
 const VERIFY_AFTER: Duration = Duration::from_millis(50);
+/// And how much longer while there is other work all the time.
+const VERIFY_LATEST: Duration = Duration::from_millis(20);
 /// A pause between two requests that is long enough to prepare a sandbox.
 const REFILL_AFTER: Duration = Duration::from_millis(1);
 /// How often it is looked whether the store has followed.
@@ -157,11 +165,14 @@ impl Engine {
             bridges: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             sandbox_of: HashMap::new(),
+            ready_ports: HashMap::new(),
+            bridge_index: HashMap::new(),
             links: BTreeMap::new(),
             foreign: HashMap::new(),
             global_id: [0; 5],
             tombstones: Vec::new(),
             verify_at: None,
+            routes_gone: false,
             retired: Vec::new(),
             retired_since: None,
             repeats: VecDeque::new(),
@@ -300,6 +311,10 @@ impl Engine {
             && (self.retired.len() >= REAP_AT || since.elapsed() >= REAP_LATEST)
         {
             self.reap();
+        }
+        if self.verify_at.is_some_and(|at| at.elapsed() >= VERIFY_LATEST) {
+            self.verify_at = None;
+            self.verify_networks();
         }
         let reap = self.retired_since.map(|_| REAP_AFTER);
         let verify = self.verify_at.map(|at| at.saturating_duration_since(Instant::now()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use rnet_api::{ApiError, Network};
-use rnet_ipam::{Pool, PoolSpec, SubnetPools, ula_subnet};
+use rnet_ipam::{Pool, PoolSpec, State, SubnetPools, ula_subnet};
 use rnet_kernel::{FilterChange, FilterSet, LinkOp, Links, NewBridge, Sysctls};
 use rnet_model::{IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
 use rnet_plan::{Action, Place, Plan, apply, fail};
@@ -271,9 +271,12 @@ impl Engine {
         let mut writes = Vec::new();
         for (id, state) in &mut self.networks {
             for pool in &mut state.pools {
-                let kept: Vec<IpAddr> = pool.iter().filter(|(_, o, _)| *o == owner).map(|(ip, _, _)| ip).collect();
-                for ip in kept {
-                    pool.unreserve(ip, owner);
+                let held: Vec<(IpAddr, State)> = pool.held_by(owner).collect();
+                for (ip, state) in held {
+                    // What was in use a moment ago rests.
+                    if state == State::Reserved {
+                        pool.unreserve(ip, owner);
+                    }
                     writes.push(delete(reservation_key(*id, owner)));
                 }
             }

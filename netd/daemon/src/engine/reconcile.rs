@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns, Sysctls};
-use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, NetworkId};
+use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns, RouteEntry, Sysctls};
+use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -32,7 +32,11 @@ impl Engine {
     pub(super) fn recover(&mut self, logged: BTreeMap<String, Value>, stored: Stored) -> Result<(), ApiError> {
         self.recover_global_id(&stored);
         let mut endpoints = of_prefix::<EndpointRecord>(&logged, "endpoint/");
-        let gone: HashSet<String> = logged.keys().filter_map(|k| k.strip_prefix("gone/")).map(str::to_owned).collect();
+        let mut gone: HashSet<String> =
+            logged.keys().filter_map(|k| k.strip_prefix("gone/")).map(str::to_owned).collect();
+        // A crash may have come between the two halves of a replacement: the new one is there, so the old one is not.
+        let there = endpoints.iter().filter(|r| r.phase == Phase::Live);
+        gone.extend(there.filter_map(|r| r.replaces).map(|id| id.to_string()));
         for record in of_stored::<EndpointRecord>(&stored, "attachments/") {
             // A reboot has emptied the run log: what is to come back waits for its container.
             let known = endpoints.iter().any(|r| r.id == record.id);
@@ -52,6 +56,7 @@ impl Engine {
         self.recover_networks(&logged, &stored, &mut ours);
         self.recover_sandboxes(of_prefix(&logged, "sandbox/"));
         self.recover_endpoints(endpoints, &mut ours);
+        self.recover_new_bridges(&mut ours);
         self.recover_links(of_prefix(&logged, "link/"));
         self.collect_garbage(&ours);
         self.kernel.leave();
@@ -123,6 +128,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Bridges of attaches that were written down just before a crash, when the store had not heard of the bridge yet.
+    fn recover_new_bridges(&mut self, ours: &mut Ours) {
+        let on_bridge = self.endpoints.values().filter(|r| r.network.is_none()).map(|r| r.master.clone());
+        for name in on_bridge.collect::<HashSet<IfName>>() {
+            if !self.bridges.contains_key(&name)
+                && let Some(link) = ours.remove(&format!("bridge/{name}"))
+            {
+                self.adopt_bridge(&name, link.mtu);
+            }
+        }
+    }
+
     /// A bridge that should be there: after a reboot, or because somebody deleted it.
     fn remake_bridge(&mut self, record: BridgeRecord) -> Result<(), ApiError> {
         if self.kernel.host.link(&record.name).is_ok_and(|l| l.is_some()) {
@@ -179,9 +196,14 @@ impl Engine {
         if let Err(error) = self.verify_filter() {
             tracing::error!(error = error.chain(), "networks are not filtered");
         }
+        // Reading all routes may take long on a router: only when some of ours may be missing.
+        let routes = match std::mem::take(&mut self.routes_gone) {
+            true => self.kernel.host.routes().inspect_err(|error| tracing::warn!(%error, "cannot read routes")).ok(),
+            false => None,
+        };
         let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
         for id in ids {
-            if let Err(error) = self.verify_network(id) {
+            if let Err(error) = self.verify_network(id, routes.as_deref()) {
                 tracing::error!(network = %id, error = error.chain(), "cannot repair a network");
             }
         }
@@ -209,7 +231,7 @@ impl Engine {
         self.kernel.filter.change(&add, &remove).map_err(fail)
     }
 
-    fn verify_network(&mut self, id: NetworkId) -> Result<(), ApiError> {
+    fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {
         let record = self.networks[&id].record.clone();
         let bridge = record.spec.bridge.clone().expect("filled in");
         let fail = |e| kernel(format!("cannot read bridge {bridge}"), &e);
@@ -223,13 +245,21 @@ impl Engine {
             self.emit(event);
             return Ok(());
         };
+        self.bridge_index.insert(bridge.clone(), link.index);
         let present = self.kernel.host.addresses_of(link.index).map_err(fail)?;
         let here = |ip| present.iter().any(|a| a.ip == ip);
-        let missing = bridge_addresses(&record.spec).into_iter().filter(|a| !here(a.ip()));
-        let mut ops: Vec<LinkOp> = missing.map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
+        let (there, missing): (Vec<_>, Vec<_>) =
+            bridge_addresses(&record.spec).into_iter().partition(|a: &IfAddr| here(a.ip()));
+        let mut ops: Vec<LinkOp> = missing.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
         if !link.up {
             ops.push(LinkOp::Up(bridge.clone()));
         }
+        // An address that is there may have lost the route that came with it.
+        let connected = there.iter().map(|a| connected_route(&bridge, a));
+        let routed = |r: &RouteEntry| {
+            routes.is_none_or(|all| all.iter().any(|o| o.dev == r.dev && o.destination == r.destination))
+        };
+        ops.extend(connected.filter(|r| !routed(r)).map(LinkOp::AddRoute));
         if !ops.is_empty() {
             let faults = self.kernel.host.batch(&ops).map_err(fail)?;
             if let Some(fault) = faults.into_iter().next() {
@@ -431,7 +461,13 @@ impl Engine {
                 self.link_gone(&name);
             }
             // Containers' addresses live elsewhere: these are rare, and one look covers all that came together.
-            Event::Address | Event::Route | Event::Filter => self.verify_soon(),
+            Event::Address | Event::Filter => self.verify_soon(),
+            Event::RouteGone { index } => {
+                if self.bridge_index.values().any(|bridge| *bridge == index) {
+                    self.routes_gone = true;
+                    self.verify_soon();
+                }
+            }
             Event::Overrun => self.resync(),
         }
     }
@@ -445,9 +481,15 @@ impl Engine {
                 self.foreign.insert(link.index, link);
                 self.verify_uplink(&name);
             }
-            Some(_) => {
+            Some(object) => {
+                if object.parse().is_ok_and(|id| self.networks.contains_key(&id)) {
+                    return self.bridge_changed(&link);
+                }
                 self.foreign.remove(&link.index);
-                if link.master.is_some() {
+                if self.ready_ports.contains_key(&link.name) {
+                    return self.verify_ready(&link.name);
+                }
+                if self.is_in_place(&link) {
                     return;
                 }
                 let Some(id) = self.by_host_ifname.get(&link.name).copied() else { return };
@@ -459,6 +501,27 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// A network's bridge: going down takes its routes along, which IPv4 does not tell.
+    fn bridge_changed(&mut self, link: &LinkState) {
+        self.bridge_index.insert(link.name.clone(), link.index);
+        if !link.up {
+            self.verify_soon();
+        }
+    }
+
+    /// Whether a host end is up and in the bridge it belongs to, as far as that is known without asking the kernel.
+    fn is_in_place(&mut self, link: &LinkState) -> bool {
+        let record = self.by_host_ifname.get(&link.name).and_then(|id| self.endpoints.get(id));
+        let Some(bridge) = record.map(|r| r.master.clone()) else { return false };
+        let (true, Some(master)) = (link.up, link.master) else { return false };
+        if self.bridge_index.get(&bridge) != Some(&master)
+            && let Ok(Some(now)) = self.kernel.host.link(&bridge)
+        {
+            self.bridge_index.insert(bridge.clone(), now.index);
+        }
+        self.bridge_index.get(&bridge) == Some(&master)
     }
 
     /// An uplink that somebody took out of its bridge goes back: its addresses are the bridge's.
@@ -490,6 +553,8 @@ impl Engine {
             if self.endpoints.get(&id).is_some_and(|r| r.phase == Phase::Live) && gone(self) {
                 self.lost_endpoint(id);
             }
+        } else if self.ready_ports.contains_key(name) {
+            self.verify_ready(name);
         } else if self.network_of_bridge(name).is_some() {
             self.verify_networks();
         } else if let Some(record) = self.bridges.get(name).cloned()
@@ -527,6 +592,8 @@ impl Engine {
                 _ => self.link_gone(&name),
             }
         }
+        let ready: Vec<IfName> = self.ready_ports.keys().cloned().collect();
+        ready.iter().for_each(|name| self.verify_ready(name));
     }
 
     /// Removes the tombstones of attachments the store has forgotten.
@@ -536,6 +603,24 @@ impl Engine {
                 self.log_remove(&format!("gone/{id}"));
             }
         }
+    }
+}
+
+/// The route the kernel makes for an address of a device (fib_add_ifaddr, net/ipv4/fib_frontend.c;
+/// addrconf_prefix_route, net/ipv6/addrconf.c).
+fn connected_route(dev: &IfName, address: &IfAddr) -> RouteEntry {
+    /// IP6_RT_PRIO_ADDRCONF of net/ip6_route.h.
+    const METRIC6: u32 = 256;
+    let v6 = address.ip().is_ipv6();
+    RouteEntry {
+        destination: address.subnet(),
+        via: None,
+        dev: dev.clone(),
+        metric: v6.then_some(METRIC6),
+        onlink: false,
+        source: (!v6).then(|| address.ip()),
+        protocol: super::bridge::BY_KERNEL,
+        table: RouteEntry::MAIN,
     }
 }
 
