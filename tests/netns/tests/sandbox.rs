@@ -293,6 +293,27 @@ fn an_address_that_a_ready_interface_has_is_given_to_who_asks_for_it() {
 }
 
 #[test]
+fn a_dry_run_leaves_ready_interfaces_as_they_are() {
+    run(|world| {
+        let host = host_with_network(world);
+        let bridge = blue(&host);
+        create(&host, "one", &["blue"]);
+        connect(&host, "one", &["blue"]);
+        wait_for("ready ones", SOON, || ready_ports(&host, &bridge).len() >= 4);
+        host.container("web");
+        let held = host.rnet_json("network allocations");
+        let is_ready = |a: &&serde_json::Value| a["owner"] == "a ready namespace";
+        let ready = held.as_array().unwrap().iter().find(is_ready).unwrap()["address"].as_str().unwrap().to_owned();
+        let ports = ready_ports(&host, &bridge);
+        let words = format!("attach {bridge} web {ready}/24");
+        assert_eq!(host.rnet_json(&format!("{words} --dry-run"))["outcome"], "planned");
+        assert_eq!(ready_ports(&host, &bridge), ports);
+        assert_eq!(host.rnet_json("network allocations"), held);
+        assert_eq!(host.rnet_json(&words)["outcome"], "created");
+    });
+}
+
+#[test]
 fn a_start_that_fails_does_not_cost_a_container_its_address() {
     run(|world| {
         let host = host_with_network(world);

@@ -237,7 +237,9 @@ impl Engine {
             let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip)) else { continue };
             match resolved.before.iter().find(|(held, _)| *held == ip).map(|(_, state)| *state) {
                 Some(State::Live) => {}
-                Some(State::Resting) => drop(pool.release(ip, owner, now)),
+                Some(State::Resting) => {
+                    pool.release(ip, owner, now);
+                }
                 was => {
                     pool.release(ip, owner, now);
                     pool.unreserve(ip, owner);

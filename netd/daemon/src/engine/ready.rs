@@ -113,6 +113,36 @@ impl Engine {
         }
     }
 
+    /// Does what only looks at the kernel, and forgets what it did to the pools. Ready interfaces stay, whatever address
+    /// is asked for.
+    pub(super) fn rehearse<T>(
+        &mut self,
+        network: Option<NetworkId>,
+        mut act: impl FnMut(&mut Self) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let pools = |engine: &Self| network.and_then(|id| engine.networks.get(&id)).map(|n| n.pools.clone());
+        let before = pools(self);
+        let ready = std::mem::take(&mut self.ready_ports);
+        let mut result = act(self);
+        if result.is_err() && !ready.is_empty() {
+            // In earnest they would give way.
+            let state = network.and_then(|id| self.networks.get_mut(&id));
+            for pool in state.into_iter().flat_map(|n| &mut n.pools) {
+                let waiting = pool.iter().filter(|(_, owner, _)| owner.starts_with(READY));
+                let waiting: Vec<_> = waiting.map(|(ip, owner, _)| (ip, owner.to_owned())).collect();
+                for (ip, owner) in waiting {
+                    pool.unreserve(ip, &owner);
+                }
+            }
+            result = act(self);
+        }
+        self.ready_ports = ready;
+        if let Some((pools, state)) = before.zip(network.and_then(|id| self.networks.get_mut(&id))) {
+            state.pools = pools;
+        }
+        result
+    }
+
     /// One address of every subnet of a network: those asked for, else the owner's own, else the next free ones. What
     /// ready namespaces hold is given up when it is asked for, or when there is nothing else.
     pub(super) fn allocate(&mut self, network: NetworkId, asked: &[IpAddr], owner: &str) -> Result<Resolved, ApiError> {
