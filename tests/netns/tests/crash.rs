@@ -478,6 +478,34 @@ fn what_somebody_takes_away_is_made_again() {
     });
 }
 
+#[test]
+fn what_was_taken_away_while_netd_did_not_listen_is_made_again() {
+    run(|world| {
+        let Bed { host, web, flow } = bed(world);
+        attached(&host);
+        with_network(&host);
+        with_bridge(&host);
+        let signal =
+            |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(host.netd_pid() as i32), signal).unwrap();
+        signal(nix::sys::signal::Signal::SIGSTOP);
+        // More than the kernel keeps for a listener.
+        host.ip("link add mine up type bridge");
+        let changes = world.dir().join("changes");
+        let text: String = (0..20_000).map(|n| format!("link set mine alias {}-{n}\n", "x".repeat(200))).collect();
+        std::fs::write(&changes, text).unwrap();
+        host.ip(&format!("-b {}", changes.display()));
+        host.ip("link del br0");
+        host.ip("link del blue0");
+        host.ip("link set eth0 nomaster");
+        host.ip("link del mine");
+        signal(nix::sys::signal::Signal::SIGCONT);
+        wait_for("bridges to be made again", SOON, || host.has_link("br0") && host.has_link("blue0"));
+        wait_for("the uplink to be a port again", SOON, || host.ip("-o link show eth0").contains("master br8"));
+        web.ping("10.0.0.11");
+        flow.stop();
+    });
+}
+
 fn all_ports(host: &Host) -> bool {
     let ports = host.ip("-o link show master br0");
     let on_br0 = |e: &&Value| e["bridge"] == "br0";

@@ -583,7 +583,13 @@ impl Engine {
             Err(error) => return tracing::error!(%error, "cannot read the host's links"),
         };
         let ours = self.sort_links(links);
+        self.routes_gone = true;
         self.verify_networks();
+        let bridges: Vec<IfName> = self.bridges.keys().cloned().collect();
+        let uplinks: Vec<IfName> =
+            self.bridges.values().filter_map(|b| Some(b.uplink.as_ref()?.name.clone())).collect();
+        bridges.iter().for_each(|name| self.link_gone(name));
+        uplinks.iter().for_each(|name| self.verify_uplink(name));
         let live: Vec<_> =
             self.endpoints.values().filter(|r| r.phase == Phase::Live).map(|r| (r.id, r.host_ifname.clone())).collect();
         for (id, name) in live {
