@@ -486,7 +486,7 @@ fn what_was_taken_away_while_netd_did_not_listen_is_made_again() {
         with_network(&host);
         with_bridge(&host);
         let signal =
-            |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(host.netd_pid() as i32), signal).unwrap();
+            |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(host.netd_pid().cast_signed()), signal).unwrap();
         signal(nix::sys::signal::Signal::SIGSTOP);
         // More than the kernel keeps for a listener.
         host.ip("link add mine up type bridge");
