@@ -293,6 +293,43 @@ fn an_address_that_a_ready_interface_has_is_given_to_who_asks_for_it() {
 }
 
 #[test]
+fn what_was_kept_for_one_who_let_it_go_is_not_his_after_a_crash() {
+    run(|world| {
+        let host = world.host("h1");
+        host.forwarding_may_stay();
+        host.config("rest_seconds = 0\npool_size = 0\n");
+        host.start();
+        host.rnet("network create blue --subnet 10.9.0.0/30").ok();
+        host.container("web");
+        let restart = |host: &Host| {
+            host.crash();
+            host.start();
+        };
+        for let_go in ["network disconnect blue rnet:one", "forgotten"] {
+            create(&host, "one", &["blue"]);
+            connect(&host, "one", &["blue"]);
+            release(&host, "one", false);
+            create(&host, "one", &["blue"]);
+            connect(&host, "one", &["blue"]);
+            match let_go {
+                "forgotten" => release(&host, "one", true),
+                words => drop(host.rnet(words).ok()),
+            }
+            // What comes to the store afterwards has not come to it yet, or has: both are right.
+            host.rnet("network connect blue web").ok();
+            restart(&host);
+            create(&host, "one", &["blue"]);
+            let request = ConnectRequest { networks: vec!["blue".parse().unwrap()], ..ConnectRequest::default() };
+            let refused = host.client().connect_sandbox(&"one".parse().unwrap(), &request);
+            assert!(refused.is_err(), "{let_go}: two have the same address: {refused:?}");
+            assert!(!host.log().contains("cannot claim an address again"), "{let_go}");
+            host.rnet("network disconnect blue web").ok();
+            release(&host, "one", true);
+        }
+    });
+}
+
+#[test]
 fn a_dry_run_leaves_ready_interfaces_as_they_are() {
     run(|world| {
         let host = host_with_network(world);

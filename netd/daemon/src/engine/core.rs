@@ -1,6 +1,6 @@
 //! The engine's state and what every operation uses.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -86,6 +86,8 @@ pub(crate) struct Engine {
     pub(super) bridges: BTreeMap<IfName, BridgeRecord>,
     pub(super) sandboxes: BTreeMap<SandboxId, SandboxState>,
     pub(super) sandbox_of: HashMap<String, SandboxId>,
+    /// Keys of the reservations in the store.
+    pub(super) reservations: BTreeSet<String>,
     /// Whose ready interface a host end is.
     pub(super) ready_ports: HashMap<IfName, SandboxId>,
     /// The last known ifindex of bridges, to tell with one look that a port is where it belongs.
@@ -165,6 +167,7 @@ impl Engine {
             bridges: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             sandbox_of: HashMap::new(),
+            reservations: BTreeSet::new(),
             ready_ports: HashMap::new(),
             bridge_index: HashMap::new(),
             links: BTreeMap::new(),

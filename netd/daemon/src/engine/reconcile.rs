@@ -57,6 +57,7 @@ impl Engine {
         self.recover_sandboxes(of_prefix(&logged, "sandbox/"));
         self.recover_endpoints(endpoints, &mut ours);
         self.recover_new_bridges(&mut ours);
+        self.recover_reservations(&stored);
         self.recover_links(of_prefix(&logged, "link/"));
         self.collect_garbage(&ours);
         self.kernel.leave();
@@ -166,18 +167,26 @@ impl Engine {
             self.networks.insert(id, network_state(record, self.config.rest_seconds));
             ours.remove(&id.to_string());
         }
-        for (key, value) in stored.range("reservations/".to_owned()..) {
-            let Some(network) = key.strip_prefix("reservations/").and_then(|k| k.split('/').next()) else { break };
-            let Ok(network) = network.parse::<NetworkId>() else { continue };
-            let Ok(kept) = serde_json::from_slice::<Reservation>(value) else { continue };
-            let Some(state) = self.networks.get_mut(&network) else { continue };
+        self.verify_networks();
+    }
+
+    /// What containers keep, after what they use: a record of the store may be older than the end of what it is about.
+    fn recover_reservations(&mut self, stored: &Stored) {
+        let reservations = stored.range("reservations/".to_owned()..);
+        for (key, value) in reservations.take_while(|(key, _)| key.starts_with("reservations/")) {
+            self.reservations.insert(key.clone());
+            let network = key.split('/').nth(1).and_then(|id| id.parse::<NetworkId>().ok());
+            let state = network.and_then(|id| self.networks.get_mut(&id));
+            let (Some(state), Ok(kept)) = (state, serde_json::from_slice::<Reservation>(value)) else { continue };
             for ip in kept.addresses {
-                if let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip)) {
-                    let _ = pool.reserve(ip, &kept.owner);
+                if let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip))
+                    && !pool.held_by(&kept.owner).any(|(held, _)| held == ip)
+                    && let Err(error) = pool.reserve(ip, &kept.owner)
+                {
+                    tracing::warn!(%error, owner = kept.owner, "an address that was kept is somebody else's now");
                 }
             }
         }
-        self.verify_networks();
     }
 
     fn restore_settings(&mut self, making: &MakingNetwork) {

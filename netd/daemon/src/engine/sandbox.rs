@@ -253,7 +253,9 @@ impl Engine {
             Ok(_) => {
                 let was_kept = |a: &&IfAddr| before.contains(&(a.ip(), State::Reserved));
                 let kept: Vec<IfAddr> = record.addresses.iter().filter(was_kept).copied().collect();
-                self.keep_for(record.network, &kept, &record.owner());
+                if let Some(network) = record.network.filter(|_| !kept.is_empty()) {
+                    self.reserve(network, &record.owner(), &kept);
+                }
             }
             Err(left) => tracing::warn!(error = left.chain(), "cannot take a connection back"),
         }
