@@ -172,3 +172,22 @@ fn the_log_stays_small() {
         [("changes".into(), json!(19_999)), ("stays".into(), json!("x"))]
     );
 }
+
+#[test]
+fn a_log_that_cannot_be_shortened_is_written_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("endpoints.log");
+    let (mut log, _) = RunLog::open(&path).unwrap();
+    // No new file can take this name.
+    let in_the_way = path.with_extension("new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    for n in 0..10_000 {
+        log.put("changes", &n).unwrap();
+    }
+    std::fs::remove_dir(&in_the_way).unwrap();
+    for n in 10_000..40_000 {
+        log.put("changes", &n).unwrap();
+    }
+    assert!(std::fs::metadata(&path).unwrap().len() < 2_000_000);
+    assert_eq!(RunLog::open(&path).unwrap().1["changes"], json!(39_999));
+}
