@@ -9,8 +9,9 @@ use rnet_plan::{Action, Place, Plan, apply};
 use rnet_plugin_protocol::Wanted;
 
 use super::address::Resolved;
-use super::core::{Retired, inode, kernel};
+use super::core::{inode, kernel};
 use super::ready::undress;
+use super::reap::Retired;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
@@ -231,7 +232,7 @@ impl Engine {
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove a ready interface");
         }
-        self.retire(Retired {
+        self.reaper.retire(Retired {
             host_ifname: prewired.host_ifname,
             netns: inode(target.netns.id()),
             ifname: prewired.ifname,

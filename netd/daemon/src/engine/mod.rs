@@ -16,6 +16,7 @@ mod handle;
 mod link;
 mod network;
 mod ready;
+mod reap;
 mod reconcile;
 mod revive;
 mod sandbox;

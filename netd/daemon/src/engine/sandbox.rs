@@ -9,7 +9,8 @@ use rnet_model::{ContainerName, Engine as ContainerEngine, IfName, Kind, MacAddr
 use rnet_plan::{apply, fail};
 
 use super::connect::Asked;
-use super::core::{Retired, SandboxState, inode, kernel};
+use super::core::{SandboxState, inode, kernel};
+use super::reap::Retired;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, SandboxRecord, Source, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
@@ -247,7 +248,7 @@ impl Engine {
         let unused = sandbox.record.prewired.take();
         if unused.is_some() {
             self.discard(unused, target);
-            self.reap();
+            self.reaper.finish();
         }
     }
 
@@ -288,7 +289,7 @@ impl Engine {
             self.drop_prepared(p);
             let plan = self.plugin.del(&p.host_ifname, self.tag.group);
             match apply(&plan, &mut self.kernel) {
-                Ok(()) => self.retire(Retired {
+                Ok(()) => self.reaper.retire(Retired {
                     host_ifname: p.host_ifname.clone(),
                     netns: inode(sandbox.netns.id()),
                     ifname: p.ifname.clone(),
@@ -317,7 +318,7 @@ impl Engine {
         for network in all {
             self.drain_pool(network);
         }
-        self.reap();
+        self.reaper.finish();
     }
 }
 
