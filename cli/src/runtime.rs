@@ -31,6 +31,9 @@ pub(crate) enum RuntimeCommand {
     Inspect(show::InspectArgs),
 }
 
+/// Exit code for failures of rnet itself where others are the program's, as docker-run(1) has it.
+pub(crate) const OWN_FAILURE: u8 = 125;
+
 /// Runs one.
 ///
 /// # Errors

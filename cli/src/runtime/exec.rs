@@ -27,7 +27,7 @@ pub(crate) struct ExecArgs {
     container: ContainerName,
 
     /// Program in the container and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 
     /// Leave it running [default: wait for it]

@@ -33,7 +33,7 @@ pub(crate) struct RunArgs {
     rootfs: PathBuf,
 
     /// Program in the container and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 
     /// Leave it running and print its id [default: wait for it]
@@ -129,6 +129,11 @@ impl RunArgs {
             self.rootfs.canonicalize().map_err(|e| rnet_runtime::file_error("use --rootfs", &self.rootfs, &e))?;
         if !rootfs.is_dir() {
             return Err(ApiError::new(Kind::Invalid, format!("--rootfs {} is not a directory", rootfs.display())));
+        }
+        // pivot_root(2) wants another root than the present one.
+        if rootfs.parent().is_none() {
+            return Err(ApiError::new(Kind::Invalid, "--rootfs / is the host's own root directory")
+                .hint("give a directory with a file system of its own, or a bind mount of /"));
         }
         if let Some(absent) = self.volumes.iter().find(|b| !b.source.exists()) {
             return Err(ApiError::new(Kind::Missing, format!("-v {absent}: there is no {}", absent.source.display())));
