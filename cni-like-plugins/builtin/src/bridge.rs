@@ -139,6 +139,7 @@ pub fn dress(wanted: &Wanted) -> Vec<LinkOp> {
             onlink: via.is_some_and(|ip| !near(ip) && !link_local),
             source: None,
             protocol: RouteEntry::OURS,
+            table: RouteEntry::MAIN,
         })
     };
     let any = |like: IpAddr| Subnet::containing(like, 0).expect("0 is a prefix length of both families");

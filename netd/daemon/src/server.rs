@@ -47,6 +47,8 @@ type Shared = Arc<Context>;
 
 /// Time a client has for the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// Time a client has for the body.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Time open requests have when the daemon stops.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// Largest head of a request.
@@ -176,15 +178,23 @@ fn limit_and_time(
     move |request, next| {
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            let bytes = match axum::body::to_bytes(body, limit).await {
-                Ok(bytes) => bytes,
-                Err(error) => {
+            let bytes = match tokio::time::timeout(BODY_LIMIT, axum::body::to_bytes(body, limit)).await {
+                Ok(Ok(bytes)) => bytes,
+                Err(_) => {
+                    let text = format!("the request body did not come within {BODY_LIMIT:?}");
+                    return (StatusCode::REQUEST_TIMEOUT, json(&ApiError::new(Kind::Invalid, text))).into_response();
+                }
+                Ok(Err(error)) => {
                     let text = format!("the request body is longer than {limit} bytes, or broke off");
                     let error = ApiError::new(Kind::Invalid, text).because(&error);
                     return (StatusCode::PAYLOAD_TOO_LARGE, json(&error)).into_response();
                 }
             };
             let (mut response, took) = worked(next.run(Request::from_parts(head, Body::from(bytes)))).await;
+            if response.status() == StatusCode::BAD_REQUEST && !is_json(&response) {
+                // The router's own words about a path that is no text.
+                response = refuse(&ApiError::new(Kind::Invalid, "the path of the request cannot be understood"));
+            }
             let timing = format!("engine;dur={:.4}", took.as_secs_f64() * 1e3);
             if let Ok(value) = timing.parse() {
                 response.headers_mut().insert("server-timing", value);
@@ -192,6 +202,10 @@ fn limit_and_time(
             response
         })
     }
+}
+
+fn is_json(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json")
 }
 
 /// A value as a JSON body.

@@ -215,6 +215,12 @@ impl Pool {
         may
     }
 
+    /// What an owner holds, in the order of the addresses.
+    pub fn held_by<'a>(&'a self, owner: &str) -> impl Iterator<Item = (IpAddr, State)> + use<'a> {
+        let held = self.by_owner.get(owner).into_iter().flatten();
+        held.map(|n| (self.address(*n), self.leases[n].state))
+    }
+
     /// Who holds the address.
     pub fn holder(&self, address: IpAddr) -> Option<&str> {
         self.leases.get(&number(address)).filter(|_| self.subnet.contains(address)).map(|l| l.owner.as_str())

@@ -35,8 +35,11 @@ pub enum Event {
     },
     /// Addresses changed.
     Address,
-    /// Routes changed.
-    Route,
+    /// A route was deleted.
+    RouteGone {
+        /// ifindex of its device; 0 if it had several next hops or none.
+        index: u32,
+    },
     /// Our table of the packet filter changed, which [`crate::FilterMonitor`] reports.
     Filter,
     /// Notifications were lost: whatever is known has to be read again.
@@ -120,7 +123,7 @@ fn events(datagram: &[u8]) -> impl Iterator<Item = Event> {
             parse::link(body).map(|l| Event::LinkGone { index: l.index, name: l.name })
         }
         Body::Object(libc::RTM_NEWADDR | libc::RTM_DELADDR, _) => Some(Event::Address),
-        Body::Object(libc::RTM_NEWROUTE | libc::RTM_DELROUTE, _) => Some(Event::Route),
+        Body::Object(libc::RTM_DELROUTE, body) => Some(Event::RouteGone { index: parse::device_of_route(body) }),
         _ => None,
     })
 }
@@ -164,7 +167,9 @@ mod tests {
         wait_for(&mut monitor, up).await;
         assert!(route.batch(&[LinkOp::AddAddress(br.clone(), "10.0.0.1/24".parse().unwrap())]).unwrap().is_empty());
         wait_for(&mut monitor, |e| *e == Event::Address).await;
-        wait_for(&mut monitor, |e| *e == Event::Route).await;
+        assert!(route.batch(&[LinkOp::DelAddress(br.clone(), "10.0.0.1/24".parse().unwrap())]).unwrap().is_empty());
+        let index = route.link(&br).unwrap().unwrap().index;
+        wait_for(&mut monitor, |e| *e == Event::RouteGone { index }).await;
         assert!(route.batch(&[LinkOp::Delete(br.clone())]).unwrap().is_empty());
         wait_for(&mut monitor, |e| matches!(e, Event::LinkGone { name, .. } if *name == br)).await;
     }

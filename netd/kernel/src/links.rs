@@ -20,6 +20,8 @@ pub trait Links: Send {
     fn addresses_of(&mut self, index: u32) -> Result<Vec<Address>, KernelError>;
     /// All unicast routes of the main table.
     fn routes(&mut self) -> Result<Vec<Route>, KernelError>;
+    /// All unicast routes through one device, of every table.
+    fn routes_through(&mut self, dev: &IfName) -> Result<Vec<Route>, KernelError>;
     /// Sends all operations in one datagram, in order (a device that is made takes a second one, see [`NewVeth`], before
     /// what follows it). The kernel goes on after a failed one: every failure comes back with its index. An empty list means that all took effect. Outcomes that already were as asked (`EEXIST` of an
     /// equal address or route, `ENODEV`/`ESRCH`/`EADDRNOTAVAIL` of a removal) are no faults.
@@ -98,14 +100,6 @@ pub struct Address {
     pub broadcast: Option<Ipv4Addr>,
 }
 
-/// Which table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RouteTable {
-    /// RT_TABLE_MAIN.
-    #[default]
-    Main,
-}
-
 /// A unicast route, reported or asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
@@ -123,9 +117,14 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Who made it (`rtm_protocol`, linux/rtnetlink.h): 2 = kernel, 3 = boot, 4 = static, [`Route::OURS`] = rnet.
     pub protocol: u8,
+    /// Table (`RTA_TABLE`), [`Route::MAIN`] unless rules of policy routing lead elsewhere.
+    pub table: u32,
 }
 
 impl Route {
+    /// RT_TABLE_MAIN.
+    pub const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
+
     /// The route protocol number of rnet, outside the numbers rtnetlink.h and iproute2 know.
     pub const OURS: u8 = 0x4e;
 }
@@ -244,6 +243,9 @@ impl fmt::Display for Route {
         }
         if let Some(metric) = self.metric {
             write!(f, " metric {metric}")?;
+        }
+        if self.table != Route::MAIN {
+            write!(f, " table {}", self.table)?;
         }
         if self.onlink { f.write_str(" onlink") } else { Ok(()) }
     }

@@ -31,6 +31,9 @@ impl Links for Notes {
     fn routes(&mut self) -> Result<Vec<RouteEntry>, KernelError> {
         Ok(Vec::new())
     }
+    fn routes_through(&mut self, _: &IfName) -> Result<Vec<RouteEntry>, KernelError> {
+        Ok(Vec::new())
+    }
     fn batch(&mut self, ops: &[LinkOp]) -> Result<Vec<Fault>, KernelError> {
         let mut faults = Vec::new();
         for (index, op) in ops.iter().enumerate() {

@@ -233,6 +233,13 @@ fn a_dry_run_shows_the_steps_and_changes_nothing() {
             assert!(said.out.contains(words), "no {words:?} in\n{}", said.out);
         }
         host.before().same(&host.snapshot(), "after a dry run");
+        host.rnet("attach br0 web 10.0.0.5/24 -i lan").ok();
+        let port = host.rnet_json("attachments ls")[0]["host_ifname"].as_str().unwrap().to_owned();
+        let said = host.rnet("attach br0 web 10.0.0.6/24 -i lan --replace --dry-run").ok().out;
+        let taken_off = said.find(&format!("ip link set {port} down")).expect("what is replaced is shown");
+        assert!(taken_off < said.find("ip link add").unwrap(), "{said}");
+        host.rnet("detach web").ok();
+        host.rnet("bridge rm br0").ok();
         assert!(!web.ip("-o link").contains("eth0"));
         assert_eq!(host.rnet_json("attachments ls"), serde_json::json!([]));
         assert_eq!(host.rnet_json("attach br0 web none --dry-run")["outcome"], "planned");

@@ -247,3 +247,48 @@ fn docker_is_not_asked_when_another_engine_is_meant() {
         host.rnet("attach br0 web 10.0.0.7/24").ok();
     });
 }
+
+/// A socket that answers every connection with these bytes, again and again if they never end.
+fn strange_docker(path: std::path::PathBuf, answer: &'static [u8], endless: bool) {
+    let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                use std::io::{Read as _, Write as _};
+                let _ = stream.read(&mut [0; 1024]);
+                while stream.write_all(answer).is_ok() && endless {}
+            });
+        }
+    });
+}
+
+#[test]
+fn what_docker_answers_may_be_anything() {
+    run(|world| {
+        let endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".as_slice();
+        let cases: [(&str, &'static [u8], bool); 6] = [
+            ("nothing", b"", false),
+            ("garbage", b"\x00\xff\xfenonsense\r\n\r\n", false),
+            ("head", b"HTTP/1.1 200 OK\r\nx: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n", true),
+            ("body", b"HTTP/1.1 200 OK\r\n\r\n[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", true),
+            ("chunks", endless, false),
+            ("json", b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{\"Id\":7,\"Name\":1}", false),
+        ];
+        let host = world.host("h1");
+        for (what, answer, again) in cases {
+            let socket = host.root.join(format!("{what}.sock"));
+            strange_docker(socket.clone(), answer, again);
+            host.config(&format!("[docker]\nhost = \"unix://{}\"\ntimeout_ms = 300\n", socket.display()));
+            host.start();
+            let open = || std::fs::read_dir(format!("/proc/{}/fd", host.netd_pid())).unwrap().count();
+            host.rnet("version").ok();
+            let before = open();
+            for _ in 0..3 {
+                host.rnet("attach br0 docker:web 10.0.0.6/24").fails(UNAVAILABLE, &["docker"]);
+            }
+            rnet_netns_harness::wait_for(what, rnet_netns_harness::SOON, || open() <= before);
+            host.stop();
+        }
+    });
+}

@@ -77,6 +77,44 @@ fn an_open_connection_survives() {
 }
 
 #[test]
+fn a_gateway_with_a_route_of_its_own_and_other_tables_move_too() {
+    run(|world| {
+        let host = world.host("h1");
+        world.plug(&host, "eth0", &["10.128.0.5/32", "fd00::5/128"]);
+        let router = world.peer("router", &["10.128.0.1/24", "fd00::1/64"]);
+        // As clouds do it: the gateway lies in no subnet of the host.
+        host.ip("route add 10.128.0.1 dev eth0 proto dhcp metric 100");
+        host.ip("route add default via 10.128.0.1 dev eth0 proto dhcp metric 100");
+        host.ip("route add 10.60.0.0/16 via 10.99.0.1 dev eth0 onlink");
+        host.ip("-6 route add fd00::1 dev eth0");
+        host.ip("-6 route add default via fd00::1 dev eth0");
+        for (table, number) in [("77", 77), ("7777", 7777)] {
+            host.ip(&format!("route add 10.128.0.1 dev eth0 table {table}"));
+            host.ip(&format!("route add default via 10.128.0.1 dev eth0 table {table}"));
+            host.ip(&format!("-6 route add fd77::/64 via fd00::1 dev eth0 table {table}"));
+            host.ip(&format!("rule add from 10.128.0.5 lookup {table} priority {number}"));
+        }
+        host.start();
+        host.rnet("bridge create br0 --uplink eth0").ok();
+        let routes = host.ip("route show table all") + &host.ip("-6 route show table all");
+        for route in [
+            "10.128.0.1 dev br0 proto dhcp scope link metric 100",
+            "default via 10.128.0.1 dev br0 proto dhcp metric 100",
+            "10.60.0.0/16 via 10.99.0.1 dev br0 onlink",
+            "default via 10.128.0.1 dev br0 table 77",
+            "default via 10.128.0.1 dev br0 table 7777",
+            "fd77::/64 via fd00::1 dev br0 table 7777",
+        ] {
+            assert!(routes.contains(route), "no {route:?} in\n{routes}");
+        }
+        wait_for("the LAN to be reached", SOON, || router.reaches("10.128.0.5"));
+        host.rnet("bridge rm br0").ok();
+        host.before().same(&host.snapshot(), "after the bridge was removed");
+        wait_for("the LAN to be reached", SOON, || router.reaches("10.128.0.5"));
+    });
+}
+
+#[test]
 fn a_nic_that_is_down_comes_back_down() {
     run(|world| {
         let host = world.host("h1");

@@ -309,6 +309,10 @@ fn requests_that_are_not_right() {
             ("DELETE", "/v1/networks/blue?colour=1", "", 400, "colour"),
             ("GET", "/v1/attachments/%00", "", 404, "attachment"),
             ("GET", "/v1/networks/..%2f..%2fetc", "", 404, "network"),
+            ("GET", "/v1/networks/%ff", "", 400, "path"),
+            ("DELETE", "/v1/bridges/..%2fx", "", 400, "../x"),
+            ("DELETE", "/v1/sandboxes/%00", "", 400, "name"),
+            ("DELETE", "/v1/links/x", "", 400, "x"),
         ];
         for (method, path, body, status, words) in cases {
             let (got, said) = request(&host, method, path, body);
@@ -321,6 +325,11 @@ fn requests_that_are_not_right() {
         assert!(request(&host, "POST", "/v1/attachments", &unknown).1.contains("colour"));
         host.before().same(&host.snapshot(), "after refused requests");
         assert_eq!(request(&host, "POST", "/v1/attachments", attach).0, 200);
+        let deep = format!(r#"{{"spec":{}"#, "[".repeat(20_000));
+        assert_eq!(request(&host, "POST", "/v1/attachments", &deep).0, 400);
+        let long = "x".repeat(50_000);
+        assert_eq!(request(&host, "POST", "/v1/attachments", &attach.replace("web", &long)).0, 400);
+        assert_eq!(request(&host, "POST", "/v1/attachments", &attach.replace("web", "w\\u0000b")).0, 400);
         assert_eq!(send(&host, b"nonsense\r\n\r\n").0, 400);
         host.rnet("version").ok();
     });
@@ -341,6 +350,29 @@ fn what_is_too_large_or_never_ends() {
         let idle: Vec<_> = (0..15).map(|_| UnixStream::connect(host.root.join("run/netd.sock")).unwrap()).collect();
         host.rnet("version").ok();
         drop(idle);
+        host.rnet("version").ok();
+    });
+}
+
+#[test]
+fn clients_that_never_send_their_body_do_not_keep_others_out() {
+    run(|world| {
+        let host = world.host("h1");
+        host.config("[api]\nconnections = 4\n");
+        host.start();
+        let stuck: Vec<_> = (0..4)
+            .map(|_| {
+                let mut client = UnixStream::connect(host.root.join("run/netd.sock")).unwrap();
+                client.write_all(b"POST /v1/attachments HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{").unwrap();
+                client.set_read_timeout(Some(2 * SOON)).unwrap();
+                client
+            })
+            .collect();
+        for mut client in stuck {
+            let mut said = [0; 16];
+            client.read_exact(&mut said).unwrap();
+            assert_eq!(&said[..12], b"HTTP/1.1 408");
+        }
         host.rnet("version").ok();
     });
 }

@@ -268,6 +268,56 @@ fn endpoints(host: &Host) -> Vec<Value> {
 }
 
 #[test]
+fn a_bridge_made_by_an_attach_outlives_a_crash_right_after_it() {
+    run(|world| {
+        for (n, point) in ["attach.commit", "attach.commit.done"].into_iter().enumerate() {
+            let host = world.host(&format!("h{n}"));
+            let (one, _two) = (host.container(&format!("one{n}")), host.container(&format!("two{n}")));
+            host.start_with(&Start { fail_point: Some(point.to_owned()), ..Start::default() });
+            assert_ne!(host.rnet(&format!("attach br7 one{n} 10.7.0.5/24")).code, 0);
+            assert_eq!(host.ended_by(), Some(9));
+            host.start();
+            host.rnet(&format!("attach br7 one{n} 10.7.0.5/24")).ok();
+            host.rnet(&format!("attach br7 two{n} 10.7.0.6/24")).ok();
+            one.ping("10.7.0.6");
+            assert_eq!(host.rnet_json("bridge ls")[0]["ours"], true, "{point}");
+        }
+    });
+}
+
+#[test]
+fn a_crash_in_a_replacement_leaves_one_of_the_two() {
+    run(|world| {
+        for (n, point) in
+            ["detach.commit.done", "attach.veth", "attach.commit", "attach.commit.done"].into_iter().enumerate()
+        {
+            let host = world.host(&format!("h{n}"));
+            let web = host.container(&format!("web{n}"));
+            host.start();
+            host.rnet(&format!("attach br0 web{n} 10.0.0.5/24 -i lan")).ok();
+            host.stop();
+            host.start_with(&Start { fail_point: Some(point.to_owned()), ..Start::default() });
+            assert_ne!(host.rnet(&format!("attach br0 web{n} 10.0.0.6/24 --replace")).code, 0);
+            assert_eq!(host.ended_by(), Some(9));
+            for _ in 0..2 {
+                host.start();
+                wait_for("the attachment to be there", SOON, || {
+                    endpoints(&host).iter().all(|e| e["status"]["state"] == "ready")
+                });
+                let there = endpoints(&host);
+                assert_eq!(there.len(), 1, "{point}: {there:?}");
+                assert_eq!(web.ip("-4 -o address show scope global").lines().count(), 1, "{point}");
+                host.stop();
+            }
+            host.start();
+            host.rnet(&format!("attach br0 web{n} 10.0.0.6/24 --replace")).ok();
+            assert_eq!(endpoints(&host)[0]["addresses"][0], "10.0.0.6/24", "{point}");
+            assert_eq!(endpoints(&host).len(), 1, "{point}");
+        }
+    });
+}
+
+#[test]
 fn a_restart_touches_nothing_that_is_right() {
     run(|world| {
         let Bed { host, web, flow } = bed(world);
@@ -411,9 +461,48 @@ fn what_somebody_takes_away_is_made_again() {
 
         host.ip(&format!("link set {} nomaster", endpoints(&host)[0]["host_ifname"].as_str().unwrap()));
         wait_for("a port to be back", SOON, || !host.ip("-o link show master br0").is_empty() && all_ports(&host));
+        let port = endpoints(&host)[0]["host_ifname"].as_str().unwrap().to_owned();
+        host.ip(&format!("link set {port} master mine"));
+        wait_for("a port to be back from another bridge", SOON, || all_ports(&host));
+        host.ip(&format!("link set {port} down"));
+        wait_for("a port to be up again", SOON, || host.ip(&format!("-o link show {port}")).contains(",UP"));
+        let connected = || host.ip("route show dev blue0").contains("10.9.0.0/24 proto kernel scope link src 10.9.0.1");
+        assert!(connected(), "{}", host.ip("route"));
+        host.ip("route flush dev blue0");
+        wait_for("a flushed route to be back", SOON, connected);
+        host.ip("link set blue0 down");
+        wait_for("a network's bridge to be up again", SOON, || bridge("blue0") && connected());
         assert!(host.has_link("mine"), "what is not ours stays");
         assert!(host.ip("-o address show mine").contains("10.200.0.1/24"));
         host.ip("link del mine");
+    });
+}
+
+#[test]
+fn what_was_taken_away_while_netd_did_not_listen_is_made_again() {
+    run(|world| {
+        let Bed { host, web, flow } = bed(world);
+        attached(&host);
+        with_network(&host);
+        with_bridge(&host);
+        let signal =
+            |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(host.netd_pid().cast_signed()), signal).unwrap();
+        signal(nix::sys::signal::Signal::SIGSTOP);
+        // More than the kernel keeps for a listener.
+        host.ip("link add mine up type bridge");
+        let changes = world.dir().join("changes");
+        let text: String = (0..20_000).map(|n| format!("link set mine alias {}-{n}\n", "x".repeat(200))).collect();
+        std::fs::write(&changes, text).unwrap();
+        host.ip(&format!("-b {}", changes.display()));
+        host.ip("link del br0");
+        host.ip("link del blue0");
+        host.ip("link set eth0 nomaster");
+        host.ip("link del mine");
+        signal(nix::sys::signal::Signal::SIGCONT);
+        wait_for("bridges to be made again", SOON, || host.has_link("br0") && host.has_link("blue0"));
+        wait_for("the uplink to be a port again", SOON, || host.ip("-o link show eth0").contains("master br8"));
+        web.ping("10.0.0.11");
+        flow.stop();
     });
 }
 

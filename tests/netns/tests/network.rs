@@ -249,6 +249,22 @@ fn a_freed_address_rests() {
 }
 
 #[test]
+fn an_attach_that_fails_takes_no_address_away() {
+    run(|world| {
+        let (host, _outside) = with_uplink(world);
+        host.start();
+        host.rnet("network create blue --subnet 10.9.0.0/30 --bridge-name blue0").ok();
+        let web = host.container("web");
+        web.ip("link add eth5 type veth peer name eth6");
+        host.rnet("attach blue0 web auto -i eth5").fails(4, &["eth5"]);
+        host.rnet("attach blue0 web 10.9.0.2/30 -i eth5").fails(4, &["eth5"]);
+        host.container("db");
+        host.rnet("attach blue0 db auto").ok();
+        web.ip("link del eth5");
+    });
+}
+
+#[test]
 fn a_network_that_cannot_be_made_leaves_nothing() {
     run(|world| {
         let host = world.host("h1");

@@ -17,6 +17,8 @@ use super::ready::READY;
 pub(super) struct Resolved {
     pub(super) addresses: Vec<IfAddr>,
     pub(super) gateways: Vec<IpAddr>,
+    /// What their owner held in the pools before.
+    pub(super) before: Vec<(IpAddr, State)>,
 }
 
 /// The pool side of an error: what, which address, why.
@@ -48,7 +50,7 @@ impl Engine {
                 }
                 self.refuse_taken(&resolved.addresses, master, replaced)?;
                 if let Some(network) = network {
-                    self.claim_all(network, &resolved.addresses, owner)?;
+                    self.claim_all(network, &mut resolved, owner)?;
                 }
                 Ok(resolved)
             }
@@ -69,7 +71,7 @@ impl Engine {
                     match self.resolve_gateway(*gateway, &first, master) {
                         Ok(found) => resolved.gateways.push(found),
                         Err(error) => {
-                            self.give_back(Some(network), &resolved.addresses, owner);
+                            self.put_back(Some(network), &resolved, owner);
                             return Err(error);
                         }
                     }
@@ -156,19 +158,27 @@ impl Engine {
     }
 
     /// Takes given addresses out of a network's pools; those outside of its subnets are the user's own affair.
-    fn claim_all(&mut self, network: NetworkId, addresses: &[IfAddr], owner: &str) -> Result<(), ApiError> {
+    fn claim_all(&mut self, network: NetworkId, resolved: &mut Resolved, owner: &str) -> Result<(), ApiError> {
         let now = boot_seconds();
-        let asked: Vec<IpAddr> = addresses.iter().map(IfAddr::ip).collect();
+        let asked: Vec<IpAddr> = resolved.addresses.iter().map(IfAddr::ip).collect();
         self.make_room_for(network, &asked);
+        resolved.before = self.held_before(network, owner);
         let Some(state) = self.networks.get_mut(&network) else { return Ok(()) };
-        for (index, address) in addresses.iter().enumerate() {
-            let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(address.ip())) else { continue };
-            if let Err(error) = pool.claim(address.ip(), owner, now) {
-                self.give_back(Some(network), &addresses[..index], owner);
+        for (index, ip) in asked.into_iter().enumerate() {
+            let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip)) else { continue };
+            if let Err(error) = pool.claim(ip, owner, now) {
+                resolved.addresses.truncate(index);
+                self.put_back(Some(network), resolved, owner);
                 return Err(ipam(&error));
             }
         }
         Ok(())
+    }
+
+    /// What an owner holds in the pools of a network.
+    pub(super) fn held_before(&self, network: NetworkId, owner: &str) -> Vec<(IpAddr, State)> {
+        let pools = self.networks.get(&network).into_iter().flat_map(|n| &n.pools);
+        pools.flat_map(|p| p.held_by(owner)).collect()
     }
 
     /// One address of every subnet of a network from what the pools have free. The gateways are the network's, unless
@@ -180,6 +190,7 @@ impl Engine {
         owner: &str,
     ) -> Result<Resolved, ApiError> {
         let now = boot_seconds();
+        let before = self.held_before(network, owner);
         let state = self.networks.get_mut(&network).expect("the caller found the network");
         let spec = &state.record.spec;
         if let Some(stray) = asked.iter().find(|ip| !spec.subnets.iter().any(|s| s.contains(**ip))) {
@@ -209,11 +220,37 @@ impl Engine {
                 }
             }
         }
+        let resolved = Resolved { addresses, gateways, before };
         if let Some(error) = failure {
-            self.give_back(Some(network), &addresses, owner);
+            self.put_back(Some(network), &resolved, owner);
             return Err(ApiError { message: format!("network {name}: {}", error.message), ..error });
         }
-        Ok(Resolved { addresses, gateways })
+        Ok(resolved)
+    }
+
+    /// Puts addresses back that were taken for nothing: their owner holds what it held before, and what nobody has used
+    /// does not rest.
+    pub(super) fn put_back(&mut self, network: Option<NetworkId>, resolved: &Resolved, owner: &str) {
+        let now = boot_seconds();
+        let Some(state) = network.and_then(|id| self.networks.get_mut(&id)) else { return };
+        for ip in resolved.addresses.iter().map(IfAddr::ip) {
+            let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip)) else { continue };
+            match resolved.before.iter().find(|(held, _)| *held == ip).map(|(_, state)| *state) {
+                Some(State::Live) => {}
+                Some(State::Resting) => {
+                    pool.release(ip, owner, now);
+                }
+                was => {
+                    pool.release(ip, owner, now);
+                    pool.unreserve(ip, owner);
+                    if was == Some(State::Reserved)
+                        && let Err(error) = pool.reserve(ip, owner)
+                    {
+                        tracing::warn!(%error, owner, "cannot keep an address for its owner");
+                    }
+                }
+            }
+        }
     }
 
     /// Puts addresses back into the pools they came from; they rest there.

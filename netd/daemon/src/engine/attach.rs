@@ -98,16 +98,15 @@ impl Engine {
             old: old.as_ref(),
         };
         let holder = owner(target.engine, &target.id);
-        let untouched = match request.dry_run {
-            true => network.and_then(|id| self.networks.get(&id)).map(|n| n.pools.clone()),
-            false => None,
-        };
         let replaced = old.as_ref().map(|r| r.id);
-        let resolved = self.resolve_addresses(&spec.address, &master_name, network, &holder, replaced);
-        let result = resolved.and_then(|r| self.attach_resolved(request, &draft, &r));
-        if let Some((pools, state)) = untouched.zip(network.and_then(|id| self.networks.get_mut(&id))) {
-            state.pools = pools;
-        }
+        let go = |engine: &mut Self| {
+            let resolved = engine.resolve_addresses(&spec.address, &master_name, network, &holder, replaced)?;
+            engine.attach_resolved(request, &draft, &resolved)
+        };
+        let result = match request.dry_run {
+            true => self.rehearse(network, go),
+            false => go(self),
+        };
         result.map(|reply| Attach::Done(Box::new(reply)))
     }
 
@@ -121,8 +120,9 @@ impl Engine {
         let result = self.draft(draft, resolved).and_then(|record| self.carry_out(request, draft, record));
         if result.is_err() {
             let kept = draft.old.map_or(&[][..], |r| &r.addresses);
-            let unused: Vec<_> = resolved.addresses.iter().filter(|a| !kept.contains(a)).copied().collect();
-            self.give_back(draft.network, &unused, &owner(draft.target.engine, &draft.target.id));
+            let unused = resolved.addresses.iter().filter(|a| !kept.contains(a)).copied().collect();
+            let unused = Resolved { addresses: unused, before: resolved.before.clone(), ..Resolved::default() };
+            self.put_back(draft.network, &unused, &owner(draft.target.engine, &draft.target.id));
         }
         result
     }
@@ -138,7 +138,10 @@ impl Engine {
         let plan = self.plan_of(&record, netns, draft.inside, draft.master)?;
         if request.dry_run {
             let endpoint = self.show(&record);
-            return Ok(AttachReply { outcome: Outcome::Planned, endpoint, plan: plan.lines() });
+            let replaced = draft.old.filter(|old| old.phase == Phase::Live);
+            let first = replaced.map(|old| self.plugin.del(&old.host_ifname, self.tag.group).lines());
+            let plan = first.into_iter().flatten().chain(plan.lines()).collect();
+            return Ok(AttachReply { outcome: Outcome::Planned, endpoint, plan });
         }
         let Some(old) = draft.old else {
             let record = self.wire(record, &plan, netns)?;
@@ -333,6 +336,7 @@ impl Engine {
             source: d.target.source(),
             generation: 1,
             created: clock::wall(),
+            replaces: d.old.map(|r| r.id),
         })
     }
 }

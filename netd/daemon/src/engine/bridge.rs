@@ -16,7 +16,7 @@ pub(super) fn bridge_key(name: &IfName) -> String {
 }
 
 /// `RTPROT_KERNEL` of linux/rtnetlink.h: routes that come and go with an address.
-const BY_KERNEL: u8 = 2;
+pub(super) const BY_KERNEL: u8 = 2;
 
 impl Engine {
     /// All bridges that netd made or attached somebody to.
@@ -124,7 +124,7 @@ impl Engine {
                 .hint(format!("free it: ip link set {name} nomaster")));
         }
         let addresses = self.kernel.host.addresses_of(link.index).map_err(fail)?;
-        let routes = self.kernel.host.routes().map_err(fail)?;
+        let routes = self.kernel.host.routes_through(name).map_err(fail)?;
         let movable = addresses.iter().filter(|a| !a.automatic && !a.narrow);
         let moved = |r: &RouteEntry| MovedRoute {
             destination: r.destination,
@@ -133,7 +133,11 @@ impl Engine {
             onlink: r.onlink,
             source: r.source,
             protocol: r.protocol,
+            table: r.table,
         };
+        let mut routes: Vec<MovedRoute> = routes.iter().filter(|r| r.protocol != BY_KERNEL).map(moved).collect();
+        // The way to a next hop may be one of them, as where a host has a /32 and its gateway a route of its own.
+        routes.sort_by_key(|r| r.via.is_some());
         let record = UplinkRecord {
             name: name.clone(),
             up: link.up,
@@ -143,7 +147,7 @@ impl Engine {
                     Some(MovedAddress { address, broadcast: a.broadcast })
                 })
                 .collect(),
-            routes: routes.iter().filter(|r| r.dev == *name && r.protocol != BY_KERNEL).map(moved).collect(),
+            routes,
         };
         Ok((link, record))
     }
@@ -271,6 +275,7 @@ fn entry(route: &MovedRoute, dev: &IfName) -> RouteEntry {
         onlink: route.onlink,
         source: route.source,
         protocol: route.protocol,
+        table: route.table,
     }
 }
 
@@ -323,6 +328,7 @@ mod tests {
                 onlink: false,
                 source: None,
                 protocol: 3,
+                table: RouteEntry::MAIN,
             }],
         };
         let bridge: IfName = "br0".parse().unwrap();

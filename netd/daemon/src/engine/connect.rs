@@ -57,7 +57,7 @@ impl Engine {
         let resolved = match self.addresses_for(network, prewired.as_ref(), asked, &owner) {
             Ok(resolved) => resolved,
             Err(error) => {
-                self.discard(prewired, target);
+                self.discard(prewired, inode(target.netns.id()));
                 return Err(error);
             }
         };
@@ -70,8 +70,8 @@ impl Engine {
         match result {
             Ok(record) => Ok(AttachReply { outcome: Outcome::Created, endpoint: self.show(&record), plan: Vec::new() }),
             Err(error) => {
-                self.give_back(Some(network), &resolved.addresses, &owner);
-                self.discard(prewired, target);
+                self.put_back(Some(network), &resolved, &owner);
+                self.discard(prewired, inode(target.netns.id()));
                 Err(error)
             }
         }
@@ -149,6 +149,7 @@ impl Engine {
             source: target.source(),
             generation: 1,
             created: clock::wall(),
+            replaces: None,
         })
     }
 
@@ -218,6 +219,7 @@ impl Engine {
         }
         let fits = |p: &Prewired| p.network == network && asked.ifname.as_ref().is_none_or(|n| *n == p.ifname);
         let prewired = sandbox.record.prewired.take_if(|p| fits(p))?;
+        self.ready_ports.remove(&prewired.host_ifname);
         if let Some(inside) = sandbox.inside.take() {
             self.kernel.adopt(target.netns.id(), inside);
         }
@@ -225,18 +227,16 @@ impl Engine {
     }
 
     /// Removes a ready interface that is not used after all.
-    pub(super) fn discard(&mut self, prewired: Option<Prewired>, target: &Target) {
+    pub(super) fn discard(&mut self, prewired: Option<Prewired>, netns: u64) {
         let Some(prewired) = prewired else { return };
-        self.drop_prepared(&prewired);
+        self.ready_ports.remove(&prewired.host_ifname);
         let plan = self.plugin.del(&prewired.host_ifname, self.tag.group);
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove a ready interface");
         }
-        self.reaper.retire(Retired {
-            host_ifname: prewired.host_ifname,
-            netns: inode(target.netns.id()),
-            ifname: prewired.ifname,
-        });
+        // Not before it is cut off: until then it answers for its addresses.
+        self.drop_prepared(&prewired);
+        self.reaper.retire(Retired { host_ifname: prewired.host_ifname, netns, ifname: prewired.ifname });
     }
 
     /// `rnet network disconnect`.

@@ -1,6 +1,6 @@
 //! The engine's state and what every operation uses.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -79,6 +79,12 @@ pub(crate) struct Engine {
     pub(super) bridges: BTreeMap<IfName, BridgeRecord>,
     pub(super) sandboxes: BTreeMap<SandboxId, SandboxState>,
     pub(super) sandbox_of: HashMap<String, SandboxId>,
+    /// Keys of the reservations in the store.
+    pub(super) reservations: BTreeSet<String>,
+    /// Whose ready interface a host end is.
+    pub(super) ready_ports: HashMap<IfName, SandboxId>,
+    /// The last known ifindex of bridges, to tell with one look that a port is where it belongs.
+    pub(super) bridge_index: HashMap<IfName, u32>,
     pub(super) links: BTreeMap<EndpointId, LinkRecord>,
     /// Links that others made, by ifindex: whose bridges lead to a LAN.
     pub(super) foreign: HashMap<u32, LinkState>,
@@ -88,6 +94,8 @@ pub(crate) struct Engine {
     pub(super) tombstones: Vec<String>,
     /// When the networks are to be compared with the kernel.
     pub(super) verify_at: Option<Instant>,
+    /// Whether a route of one of our bridges was deleted since.
+    pub(super) routes_gone: bool,
     pub(super) reaper: Reaper,
     /// Announcements to repeat, and when.
     pub(super) repeats: VecDeque<(Instant, EndpointId)>,
@@ -99,6 +107,8 @@ pub(crate) struct Engine {
 
 /// How long a change of addresses or routes waits for others.
 const VERIFY_AFTER: Duration = Duration::from_millis(50);
+/// And how much longer while there is other work all the time.
+const VERIFY_LATEST: Duration = Duration::from_millis(20);
 /// A pause between two requests that is long enough to prepare a sandbox.
 const REFILL_AFTER: Duration = Duration::from_millis(1);
 /// How often it is looked whether the store has followed.
@@ -144,11 +154,15 @@ impl Engine {
             bridges: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             sandbox_of: HashMap::new(),
+            reservations: BTreeSet::new(),
+            ready_ports: HashMap::new(),
+            bridge_index: HashMap::new(),
             links: BTreeMap::new(),
             foreign: HashMap::new(),
             global_id: [0; 5],
             tombstones: Vec::new(),
             verify_at: None,
+            routes_gone: false,
             repeats: VecDeque::new(),
             filter_fault: None,
             filter_ready: false,
@@ -257,6 +271,10 @@ impl Engine {
 
     /// After how long without a message there is something to do.
     pub(super) fn idle_work(&mut self) -> Option<Duration> {
+        if self.verify_at.is_some_and(|at| at.elapsed() >= VERIFY_LATEST) {
+            self.verify_at = None;
+            self.verify_networks();
+        }
         let reap = self.reaper.due();
         let verify = self.verify_at.map(|at| at.saturating_duration_since(Instant::now()));
         let repeat = self.repeats.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));

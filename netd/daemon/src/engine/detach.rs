@@ -3,6 +3,7 @@
 use rnet_api::{ApiError, DetachRequest, DetachWhich, Endpoint};
 use rnet_model::{EndpointId, Kind};
 
+use super::state::Origin;
 use super::{Engine, view};
 
 impl Engine {
@@ -54,6 +55,10 @@ impl Engine {
             return Err(error);
         }
         self.give_back(record.network, &record.addresses, &record.owner());
+        if let Origin::Network(network) = record.origin {
+            // Nothing is kept for who was disconnected.
+            self.unreserve(network, &record.owner());
+        }
         let mut event = view::event("detach", record.container.clone());
         event.attributes.insert("ifname".into(), record.ifname.to_string());
         event.attributes.insert("id".into(), id.to_string());

@@ -15,6 +15,7 @@ mod detach;
 mod handle;
 mod link;
 mod network;
+mod notice;
 mod ready;
 mod reap;
 mod reconcile;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use rnet_api::{ApiError, Network};
-use rnet_ipam::{Pool, PoolSpec, SubnetPools, ula_subnet};
+use rnet_ipam::{Pool, PoolSpec, State, SubnetPools, ula_subnet};
 use rnet_kernel::{FilterChange, FilterSet, LinkOp, Links, NewBridge, Sysctls};
-use rnet_model::{IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
+use rnet_model::{IfAddr, IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
 use super::core::{NetworkState, kernel};
@@ -223,9 +223,7 @@ impl Engine {
         self.writer.commit(vec![delete(network_key(id))])?;
         fail::point("network-rm.commit.done");
         let state = self.networks.remove(&id).expect("it was just found");
-        let owners =
-            state.pools.iter().flat_map(|p| p.iter().map(|(_, owner, _)| owner.to_owned()).collect::<Vec<_>>());
-        self.writer.behind(owners.map(|o| delete(reservation_key(id, &o))).collect());
+        self.forget_reservations(id);
         let bridge = state.record.spec.bridge.clone().expect("filled in");
         fail::point("network-rm.kernel");
         let remove = self.kernel.host.batch(&[LinkOp::Delete(bridge.clone())]);
@@ -260,26 +258,53 @@ impl Engine {
     }
 
     /// Keeps what a container had on its networks for its next start, also over a reboot.
-    pub(super) fn reserve(&mut self, network: NetworkId, owner: &str, addresses: &[rnet_model::IfAddr]) {
+    pub(super) fn reserve(&mut self, network: NetworkId, owner: &str, addresses: &[IfAddr]) {
+        self.drop_kept(network, owner, |ip| !addresses.iter().any(|a| a.ip() == ip));
         self.keep_for(Some(network), addresses, owner);
-        let kept = Reservation { owner: owner.to_owned(), addresses: addresses.iter().map(|a| a.ip()).collect() };
-        self.writer.behind(vec![put(reservation_key(network, owner), &kept)]);
+        let kept = Reservation { owner: owner.to_owned(), addresses: addresses.iter().map(IfAddr::ip).collect() };
+        let key = reservation_key(network, owner);
+        self.writer.behind(vec![put(key.clone(), &kept)]);
+        self.reservations.insert(key);
     }
 
     /// Lets go of everything an owner keeps.
     pub(super) fn unreserve_all(&mut self, owner: &str) {
-        let mut writes = Vec::new();
-        for (id, state) in &mut self.networks {
-            for pool in &mut state.pools {
-                let kept: Vec<IpAddr> = pool.iter().filter(|(_, o, _)| *o == owner).map(|(ip, _, _)| ip).collect();
-                for ip in kept {
-                    pool.unreserve(ip, owner);
-                    writes.push(delete(reservation_key(*id, owner)));
-                }
+        let all: Vec<NetworkId> = self.networks.keys().copied().collect();
+        for network in all {
+            self.unreserve(network, owner);
+        }
+    }
+
+    /// Lets go of what an owner keeps on one network.
+    pub(super) fn unreserve(&mut self, network: NetworkId, owner: &str) {
+        self.drop_kept(network, owner, |_| true);
+        let key = reservation_key(network, owner);
+        if self.reservations.remove(&key) {
+            self.writer.behind(vec![delete(key)]);
+        }
+    }
+
+    /// Frees addresses that are kept for an owner. What was in use a moment ago goes on resting.
+    fn drop_kept(&mut self, network: NetworkId, owner: &str, which: impl Fn(IpAddr) -> bool) {
+        let state = self.networks.get_mut(&network);
+        for pool in state.into_iter().flat_map(|n| &mut n.pools) {
+            let kept = pool.held_by(owner).filter(|(ip, held)| *held == State::Reserved && which(*ip));
+            for (ip, _) in kept.collect::<Vec<_>>() {
+                pool.unreserve(ip, owner);
             }
         }
-        if !writes.is_empty() {
-            self.writer.behind(writes);
+    }
+
+    /// Removes the reservations of a network from the store.
+    fn forget_reservations(&mut self, network: NetworkId) {
+        let prefix = reservation_key(network, "");
+        let below = self.reservations.range(prefix.clone()..).take_while(|key| key.starts_with(&prefix));
+        let found: Vec<String> = below.cloned().collect();
+        found.iter().for_each(|key| {
+            self.reservations.remove(key);
+        });
+        if !found.is_empty() {
+            self.writer.behind(found.into_iter().map(delete).collect());
         }
     }
 }

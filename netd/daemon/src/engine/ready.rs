@@ -5,12 +5,14 @@
 use std::net::IpAddr;
 
 use rnet_api::ApiError;
-use rnet_kernel::LinkOp;
-use rnet_model::{EndpointId, NetworkId, SandboxId};
+use rnet_ipam::State;
+use rnet_kernel::{LinkOp, LinkState, Links};
+use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, NetworkId, SandboxId};
 
-use super::Engine;
 use super::address::Resolved;
-use super::state::Prewired;
+use super::core::inode;
+use super::state::{Prewired, SandboxRecord};
+use super::{Engine, state};
 
 /// Owner of what waits with a ready interface, as the pools know it.
 fn waiting(endpoint: EndpointId) -> String {
@@ -45,10 +47,10 @@ impl Engine {
         });
         let count = moved.count();
         if count == ready.addresses.len() {
-            return Some(Resolved { addresses: ready.addresses.clone(), gateways });
+            return Some(Resolved { addresses: ready.addresses.clone(), gateways, before: Vec::new() });
         }
-        let moved = ready.addresses[..count].to_vec();
-        self.give_back(Some(ready.network), &moved, owner);
+        let moved = Resolved { addresses: ready.addresses[..count].to_vec(), ..Resolved::default() };
+        self.put_back(Some(ready.network), &moved, owner);
         None
     }
 
@@ -62,20 +64,83 @@ impl Engine {
         }
     }
 
-    /// Ends ready namespaces that hold one of `asked`.
+    /// Takes `asked` away from ready interfaces that hold one of them.
     pub(super) fn make_room_for(&mut self, network: NetworkId, asked: &[IpAddr]) {
-        let Some(state) = self.networks.get_mut(&network) else { return };
-        if asked.is_empty() || state.ready.is_empty() {
+        if asked.is_empty() {
             return;
         }
-        let sandboxes = &self.sandboxes;
-        let holds = |id: &SandboxId| {
-            let ready = sandboxes.get(id).and_then(|s| s.record.prewired.as_ref());
-            ready.is_some_and(|r| r.addresses.iter().any(|a| asked.contains(&a.ip())))
+        self.give_up_ready(network, |_, _, ready| ready.addresses.iter().any(|a| asked.contains(&a.ip())));
+    }
+
+    /// Gives up the ready interfaces of a network that `which` chooses.
+    fn give_up_ready(&mut self, network: NetworkId, which: impl Fn(&Self, &SandboxRecord, &Prewired) -> bool) {
+        let chosen = |id: &&SandboxId| {
+            let Some(sandbox) = self.sandboxes.get(*id) else { return false };
+            let ready = sandbox.record.prewired.as_ref().filter(|r| r.network == network);
+            ready.is_some_and(|r| which(self, &sandbox.record, r))
         };
-        let (going, staying): (Vec<_>, Vec<_>) = std::mem::take(&mut state.ready).into_iter().partition(holds);
-        state.ready = staying.into();
-        going.into_iter().for_each(|id| self.destroy_sandbox(id));
+        let going: Vec<SandboxId> = self.ready_ports.values().filter(chosen).copied().collect();
+        going.into_iter().for_each(|id| self.spoil(id));
+    }
+
+    /// Ends a ready namespace; one that a container has already only loses its ready interface, and is wired when it
+    /// connects.
+    fn spoil(&mut self, id: SandboxId) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        if !sandbox.record.container_id.is_empty() {
+            let netns = inode(sandbox.netns.id());
+            let ready = sandbox.record.prewired.take();
+            return self.discard(ready, netns);
+        }
+        let network = sandbox.record.prewired.as_ref().map(|r| r.network);
+        if let Some(state) = network.and_then(|n| self.networks.get_mut(&n)) {
+            state.ready.retain(|other| *other != id);
+        }
+        self.destroy_sandbox(id);
+    }
+
+    /// Somebody may have taken a ready interface's port away: nobody gets it then.
+    pub(super) fn verify_ready(&mut self, port: &IfName) {
+        let Some(id) = self.ready_ports.get(port).copied() else { return };
+        let network = self.sandboxes.get(&id).and_then(|s| s.record.prewired.as_ref()).map(|r| r.network);
+        let spec = network.and_then(|n| self.networks.get(&n)).map(|n| &n.record.spec);
+        let Some(bridge) = spec.and_then(|s| s.bridge.clone()) else { return };
+        // The event may be older than the interface: look again.
+        let (Ok(link), Ok(master)) = (self.kernel.host.link(port), self.kernel.host.link(&bridge)) else { return };
+        let right = |l: LinkState| l.up && l.master.is_some() && l.master == master.as_ref().map(|m| m.index);
+        if !link.is_some_and(right) {
+            self.spoil(id);
+        }
+    }
+
+    /// Does what only looks at the kernel, and forgets what it did to the pools. Ready interfaces stay, whatever address
+    /// is asked for.
+    pub(super) fn rehearse<T>(
+        &mut self,
+        network: Option<NetworkId>,
+        mut act: impl FnMut(&mut Self) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let pools = |engine: &Self| network.and_then(|id| engine.networks.get(&id)).map(|n| n.pools.clone());
+        let before = pools(self);
+        let ready = std::mem::take(&mut self.ready_ports);
+        let mut result = act(self);
+        if result.is_err() && !ready.is_empty() {
+            // In earnest they would give way.
+            let state = network.and_then(|id| self.networks.get_mut(&id));
+            for pool in state.into_iter().flat_map(|n| &mut n.pools) {
+                let waiting = pool.iter().filter(|(_, owner, _)| owner.starts_with(READY));
+                let waiting: Vec<_> = waiting.map(|(ip, owner, _)| (ip, owner.to_owned())).collect();
+                for (ip, owner) in waiting {
+                    pool.unreserve(ip, &owner);
+                }
+            }
+            result = act(self);
+        }
+        self.ready_ports = ready;
+        if let Some((pools, state)) = before.zip(network.and_then(|id| self.networks.get_mut(&id))) {
+            state.pools = pools;
+        }
+        result
     }
 
     /// One address of every subnet of a network: those asked for, else the owner's own, else the next free ones. What
@@ -83,11 +148,16 @@ impl Engine {
     pub(super) fn allocate(&mut self, network: NetworkId, asked: &[IpAddr], owner: &str) -> Result<Resolved, ApiError> {
         self.make_room_for(network, asked);
         let first = self.take_addresses(network, asked, owner);
-        let spare = self.networks.get(&network).is_some_and(|n| !n.ready.is_empty());
-        if first.is_ok() || !spare {
+        if first.is_ok() || self.ready_ports.is_empty() {
             return first;
         }
         self.drain_pool(network);
+        // A container that is about to get back what it had needs no second one.
+        self.give_up_ready(network, |engine, sandbox, _| {
+            let owner = state::owner(ContainerEngine::Rnet, &sandbox.container_id);
+            let pools = engine.networks.get(&network).map(|n| &n.pools);
+            pools.into_iter().flatten().any(|p| p.held_by(&owner).any(|(_, held)| held == State::Reserved))
+        });
         self.take_addresses(network, asked, owner)
     }
 }

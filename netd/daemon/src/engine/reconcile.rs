@@ -1,12 +1,12 @@
-//! Keeping kernel and intent equal: after a start, and whenever the kernel says that something changed.
+//! Keeping kernel and intent equal: what is compared after a start, and again when [`super::notice`] says so.
 //!
 //! After a start the kernel is read once; only what differs is touched, and only what carries our mark is removed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Event, Filter, FilterState, LinkOp, LinkState, Links, Netns, Sysctls};
-use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, NetworkId};
+use rnet_kernel::{Filter, FilterState, LinkOp, LinkState, Links, Netns, RouteEntry, Sysctls};
+use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -32,7 +32,11 @@ impl Engine {
     pub(super) fn recover(&mut self, logged: BTreeMap<String, Value>, stored: Stored) -> Result<(), ApiError> {
         self.recover_global_id(&stored);
         let mut endpoints = of_prefix::<EndpointRecord>(&logged, "endpoint/");
-        let gone: HashSet<String> = logged.keys().filter_map(|k| k.strip_prefix("gone/")).map(str::to_owned).collect();
+        let mut gone: HashSet<String> =
+            logged.keys().filter_map(|k| k.strip_prefix("gone/")).map(str::to_owned).collect();
+        // A crash may have come between the two halves of a replacement: the new one is there, so the old one is not.
+        let there = endpoints.iter().filter(|r| r.phase == Phase::Live);
+        gone.extend(there.filter_map(|r| r.replaces).map(|id| id.to_string()));
         for record in of_stored::<EndpointRecord>(&stored, "attachments/") {
             // A reboot has emptied the run log: what is to come back waits for its container.
             let known = endpoints.iter().any(|r| r.id == record.id);
@@ -52,6 +56,8 @@ impl Engine {
         self.recover_networks(&logged, &stored, &mut ours);
         self.recover_sandboxes(of_prefix(&logged, "sandbox/"));
         self.recover_endpoints(endpoints, &mut ours);
+        self.recover_new_bridges(&mut ours);
+        self.recover_reservations(&stored);
         self.recover_links(of_prefix(&logged, "link/"));
         self.collect_garbage(&ours);
         self.kernel.leave();
@@ -69,7 +75,7 @@ impl Engine {
     }
 
     /// Ours by object; the others go into the table of foreign links.
-    fn sort_links(&mut self, links: Vec<LinkState>) -> Ours {
+    pub(super) fn sort_links(&mut self, links: Vec<LinkState>) -> Ours {
         let mut ours = Ours::new();
         self.foreign.clear();
         for link in links {
@@ -123,8 +129,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Bridges of attaches that were written down just before a crash, when the store had not heard of the bridge yet.
+    fn recover_new_bridges(&mut self, ours: &mut Ours) {
+        let on_bridge = self.endpoints.values().filter(|r| r.network.is_none()).map(|r| r.master.clone());
+        for name in on_bridge.collect::<HashSet<IfName>>() {
+            if !self.bridges.contains_key(&name)
+                && let Some(link) = ours.remove(&format!("bridge/{name}"))
+            {
+                self.adopt_bridge(&name, link.mtu);
+            }
+        }
+    }
+
     /// A bridge that should be there: after a reboot, or because somebody deleted it.
-    fn remake_bridge(&mut self, record: BridgeRecord) -> Result<(), ApiError> {
+    pub(super) fn remake_bridge(&mut self, record: BridgeRecord) -> Result<(), ApiError> {
         if self.kernel.host.link(&record.name).is_ok_and(|l| l.is_some()) {
             // Somebody else's bridge of that name: attaches use it, nothing of it is changed.
             self.bridges.remove(&record.name);
@@ -149,18 +167,26 @@ impl Engine {
             self.networks.insert(id, network_state(record, self.config.rest_seconds));
             ours.remove(&id.to_string());
         }
-        for (key, value) in stored.range("reservations/".to_owned()..) {
-            let Some(network) = key.strip_prefix("reservations/").and_then(|k| k.split('/').next()) else { break };
-            let Ok(network) = network.parse::<NetworkId>() else { continue };
-            let Ok(kept) = serde_json::from_slice::<Reservation>(value) else { continue };
-            let Some(state) = self.networks.get_mut(&network) else { continue };
+        self.verify_networks();
+    }
+
+    /// What containers keep, after what they use: a record of the store may be older than the end of what it is about.
+    fn recover_reservations(&mut self, stored: &Stored) {
+        let reservations = stored.range("reservations/".to_owned()..);
+        for (key, value) in reservations.take_while(|(key, _)| key.starts_with("reservations/")) {
+            self.reservations.insert(key.clone());
+            let network = key.split('/').nth(1).and_then(|id| id.parse::<NetworkId>().ok());
+            let state = network.and_then(|id| self.networks.get_mut(&id));
+            let (Some(state), Ok(kept)) = (state, serde_json::from_slice::<Reservation>(value)) else { continue };
             for ip in kept.addresses {
-                if let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip)) {
-                    let _ = pool.reserve(ip, &kept.owner);
+                if let Some(pool) = state.pools.iter_mut().find(|p| p.subnet().contains(ip))
+                    && !pool.held_by(&kept.owner).any(|(held, _)| held == ip)
+                    && let Err(error) = pool.reserve(ip, &kept.owner)
+                {
+                    tracing::warn!(%error, owner = kept.owner, "an address that was kept is somebody else's now");
                 }
             }
         }
-        self.verify_networks();
     }
 
     fn restore_settings(&mut self, making: &MakingNetwork) {
@@ -179,9 +205,14 @@ impl Engine {
         if let Err(error) = self.verify_filter() {
             tracing::error!(error = error.chain(), "networks are not filtered");
         }
+        // Reading all routes may take long on a router: only when some of ours may be missing.
+        let routes = match std::mem::take(&mut self.routes_gone) {
+            true => self.kernel.host.routes().inspect_err(|error| tracing::warn!(%error, "cannot read routes")).ok(),
+            false => None,
+        };
         let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
         for id in ids {
-            if let Err(error) = self.verify_network(id) {
+            if let Err(error) = self.verify_network(id, routes.as_deref()) {
                 tracing::error!(network = %id, error = error.chain(), "cannot repair a network");
             }
         }
@@ -209,7 +240,7 @@ impl Engine {
         self.kernel.filter.change(&add, &remove).map_err(fail)
     }
 
-    fn verify_network(&mut self, id: NetworkId) -> Result<(), ApiError> {
+    fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {
         let record = self.networks[&id].record.clone();
         let bridge = record.spec.bridge.clone().expect("filled in");
         let fail = |e| kernel(format!("cannot read bridge {bridge}"), &e);
@@ -223,13 +254,21 @@ impl Engine {
             self.emit(event);
             return Ok(());
         };
+        self.bridge_index.insert(bridge.clone(), link.index);
         let present = self.kernel.host.addresses_of(link.index).map_err(fail)?;
         let here = |ip| present.iter().any(|a| a.ip == ip);
-        let missing = bridge_addresses(&record.spec).into_iter().filter(|a| !here(a.ip()));
-        let mut ops: Vec<LinkOp> = missing.map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
+        let (there, missing): (Vec<_>, Vec<_>) =
+            bridge_addresses(&record.spec).into_iter().partition(|a: &IfAddr| here(a.ip()));
+        let mut ops: Vec<LinkOp> = missing.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
         if !link.up {
             ops.push(LinkOp::Up(bridge.clone()));
         }
+        // An address that is there may have lost the route that came with it.
+        let connected = there.iter().map(|a| connected_route(&bridge, a));
+        let routed = |r: &RouteEntry| {
+            routes.is_none_or(|all| all.iter().any(|o| o.dev == r.dev && o.destination == r.destination))
+        };
+        ops.extend(connected.filter(|r| !routed(r)).map(LinkOp::AddRoute));
         if !ops.is_empty() {
             let faults = self.kernel.host.batch(&ops).map_err(fail)?;
             if let Some(fault) = faults.into_iter().next() {
@@ -240,7 +279,7 @@ impl Engine {
     }
 
     /// Puts the host ends of a bridge's endpoints back into it.
-    fn reattach_ports(&mut self, bridge: &IfName) {
+    pub(super) fn reattach_ports(&mut self, bridge: &IfName) {
         let live = self.endpoints.values().filter(|r| r.master == *bridge && r.phase == Phase::Live);
         let ops: Vec<LinkOp> = live.map(|r| LinkOp::Master(r.host_ifname.clone(), bridge.clone())).collect();
         for ops in ops.chunks(128) {
@@ -342,7 +381,7 @@ impl Engine {
     }
 
     /// A host end that is there: in the right bridge, and up?
-    fn verify_port(&mut self, id: EndpointId, link: Option<&LinkState>) {
+    pub(super) fn verify_port(&mut self, id: EndpointId, link: Option<&LinkState>) {
         let Some(record) = self.endpoints.get(&id).cloned() else { return };
         let Ok(master) = self.kernel.host.link(&record.master) else { return };
         // Only the host's side is compared, so it does not matter which namespace the other end is said to be in.
@@ -364,7 +403,7 @@ impl Engine {
     }
 
     /// An endpoint whose link is gone: made again if its namespace is still there, else it waits or is forgotten.
-    fn lost_endpoint(&mut self, id: EndpointId) {
+    pub(super) fn lost_endpoint(&mut self, id: EndpointId) {
         let Some(record) = self.endpoints.get(&id).cloned() else { return };
         if let Some(netns) = self.reopen(&record) {
             let result = self.rewire(record.clone(), &netns);
@@ -422,113 +461,6 @@ impl Engine {
         }
     }
 
-    /// Something changed in the daemon's namespace.
-    pub(super) fn kernel_event(&mut self, event: Event) {
-        match event {
-            Event::Link(link) => self.link_changed(link),
-            Event::LinkGone { index, name } => {
-                self.foreign.remove(&index);
-                self.link_gone(&name);
-            }
-            // Containers' addresses live elsewhere: these are rare, and one look covers all that came together.
-            Event::Address | Event::Route | Event::Filter => self.verify_soon(),
-            Event::Overrun => self.resync(),
-        }
-    }
-
-    fn link_changed(&mut self, link: LinkState) {
-        match self.tag.object(&link) {
-            // The kernel tells of a new link before it has its alias: this one is known by its name.
-            None if self.by_host_ifname.contains_key(&link.name) => {}
-            Some("bridge") | None => {
-                let name = link.name.clone();
-                self.foreign.insert(link.index, link);
-                self.verify_uplink(&name);
-            }
-            Some(_) => {
-                self.foreign.remove(&link.index);
-                if link.master.is_some() {
-                    return;
-                }
-                let Some(id) = self.by_host_ifname.get(&link.name).copied() else { return };
-                // The event may be older than the endpoint: look again before touching anything.
-                if let Ok(Some(now)) = self.kernel.host.link(&link.name)
-                    && self.endpoints.get(&id).is_some_and(|r| r.phase == Phase::Live)
-                {
-                    self.verify_port(id, Some(&now));
-                }
-            }
-        }
-    }
-
-    /// An uplink that somebody took out of its bridge goes back: its addresses are the bridge's.
-    fn verify_uplink(&mut self, name: &IfName) {
-        let is_uplink = |b: &&BridgeRecord| b.uplink.as_ref().is_some_and(|u| u.name == *name);
-        let Some(bridge) = self.bridges.values().find(is_uplink).map(|b| b.name.clone()) else { return };
-        let Ok(Some(master)) = self.kernel.host.link(&bridge) else { return };
-        // The event may be old: look again.
-        let Ok(Some(link)) = self.kernel.host.link(name) else { return };
-        match link.master {
-            Some(index) if index == master.index => return,
-            Some(_) => return tracing::warn!(uplink = %name, %bridge, "an uplink is in another device; it stays there"),
-            None => {}
-        }
-        match self.kernel.host.batch(&[LinkOp::Master(name.clone(), bridge.clone())]) {
-            Ok(faults) if faults.is_empty() => {
-                let mut event = view::event("repair", bridge.to_string());
-                event.attributes.insert("what".into(), format!("{name} was no port of it"));
-                self.emit(event);
-            }
-            Ok(faults) => faults.iter().for_each(|f| tracing::warn!(error = %f.error, "cannot put an uplink back")),
-            Err(error) => tracing::warn!(%error, "cannot put an uplink back"),
-        }
-    }
-
-    fn link_gone(&mut self, name: &IfName) {
-        let gone = |engine: &mut Self| matches!(engine.kernel.host.link(name), Ok(None));
-        if let Some(id) = self.by_host_ifname.get(name).copied() {
-            if self.endpoints.get(&id).is_some_and(|r| r.phase == Phase::Live) && gone(self) {
-                self.lost_endpoint(id);
-            }
-        } else if self.network_of_bridge(name).is_some() {
-            self.verify_networks();
-        } else if let Some(record) = self.bridges.get(name).cloned()
-            && gone(self)
-        {
-            self.bridges.remove(name);
-            match self.remake_bridge(record.clone()) {
-                Ok(()) => {
-                    self.reattach_ports(name);
-                    let mut event = view::event("repair", name.to_string());
-                    event.attributes.insert("what".into(), "the bridge was gone".into());
-                    self.emit(event);
-                }
-                Err(error) => {
-                    tracing::warn!(bridge = %name, error = error.chain(), "cannot make a bridge again");
-                    self.bridges.insert(name.clone(), record);
-                }
-            }
-        }
-    }
-
-    /// Events were lost: the kernel is read again.
-    fn resync(&mut self) {
-        let links = match self.kernel.host.links() {
-            Ok(links) => links,
-            Err(error) => return tracing::error!(%error, "cannot read the host's links"),
-        };
-        let ours = self.sort_links(links);
-        self.verify_networks();
-        let live: Vec<_> =
-            self.endpoints.values().filter(|r| r.phase == Phase::Live).map(|r| (r.id, r.host_ifname.clone())).collect();
-        for (id, name) in live {
-            match ours.get(&id.to_string()) {
-                Some(link) if link.name == name => self.verify_port(id, Some(link)),
-                _ => self.link_gone(&name),
-            }
-        }
-    }
-
     /// Removes the tombstones of attachments the store has forgotten.
     pub(super) fn bury(&mut self) {
         if !self.tombstones.is_empty() && self.writer.is_idle() {
@@ -536,6 +468,24 @@ impl Engine {
                 self.log_remove(&format!("gone/{id}"));
             }
         }
+    }
+}
+
+/// The route the kernel makes for an address of a device (fib_add_ifaddr, net/ipv4/fib_frontend.c;
+/// addrconf_prefix_route, net/ipv6/addrconf.c).
+fn connected_route(dev: &IfName, address: &IfAddr) -> RouteEntry {
+    /// IP6_RT_PRIO_ADDRCONF of net/ip6_route.h.
+    const METRIC6: u32 = 256;
+    let v6 = address.ip().is_ipv6();
+    RouteEntry {
+        destination: address.subnet(),
+        via: None,
+        dev: dev.clone(),
+        metric: v6.then_some(METRIC6),
+        onlink: false,
+        source: (!v6).then(|| address.ip()),
+        protocol: super::bridge::BY_KERNEL,
+        table: RouteEntry::MAIN,
     }
 }
 

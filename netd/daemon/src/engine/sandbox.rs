@@ -3,14 +3,18 @@
 //! A namespace is used once. What is prepared for a network is a namespace with `lo` up and `eth0` wired to the
 //! network's bridge, with an address: whoever gets it needs nothing more from the kernel.
 
+use std::net::IpAddr;
+
 use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, Sandbox, SandboxRequest};
+use rnet_ipam::State;
 use rnet_kernel::{LinkOp, Links, Netns, Route};
-use rnet_model::{ContainerName, Engine as ContainerEngine, IfName, Kind, MacAddr, NetworkId, SandboxId};
+use rnet_model::{
+    ContainerName, EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, SandboxId,
+};
 use rnet_plan::{apply, fail};
 
 use super::connect::Asked;
 use super::core::{SandboxState, inode, kernel};
-use super::reap::Retired;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, SandboxRecord, Source, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
@@ -141,6 +145,7 @@ impl Engine {
         };
         let sandbox = self.sandboxes.get_mut(&id).expect("it was just made");
         sandbox.record.prewired = Some(prewired.clone());
+        self.ready_ports.insert(prewired.host_ifname.clone(), id);
         let (record, netns, inside) = (sandbox.record.clone(), sandbox.netns.clone(), sandbox.inside.take());
         self.log_put(&sandbox_key(id), &record)?;
         let bare = EndpointRecord {
@@ -165,6 +170,7 @@ impl Engine {
             source: Source::Sandbox,
             generation: 1,
             created: String::new(),
+            replaces: None,
         };
         let fail = |e| kernel(format!("cannot look for {bridge}"), &e);
         let Some(master) = self.kernel.host.link(&bridge).map_err(fail)? else {
@@ -206,21 +212,21 @@ impl Engine {
     }
 
     fn connect_all(&mut self, target: &Target, request: &ConnectRequest) -> Result<(), ApiError> {
+        let holder = owner(target.engine, &target.id);
         let mut made = Vec::new();
         for (index, name) in request.networks.iter().enumerate() {
             let asked = match index {
                 0 => Asked { ips: request.ips.clone(), mac: request.mac, ifname: None },
                 _ => Asked::default(),
             };
-            let connected = self.network_for(name).and_then(|network| self.connect_to(network, target, &asked));
+            let connected = self.network_for(name).and_then(|network| {
+                let before = self.held_before(network, &holder);
+                Ok((self.connect_to(network, target, &asked)?, before))
+            });
             match connected {
-                Ok(reply) => made.push(reply.endpoint.id),
+                Ok((reply, before)) => made.push((reply.endpoint.id, before)),
                 Err(error) => {
-                    for id in made {
-                        if let Err(left) = self.detach_one(id) {
-                            tracing::warn!(error = left.chain(), "cannot take a connection back");
-                        }
-                    }
+                    made.into_iter().for_each(|(id, before)| self.take_connection_back(id, &before));
                     return Err(error);
                 }
             }
@@ -240,6 +246,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Undoes one of several connections; what was kept for the container before still is.
+    fn take_connection_back(&mut self, id: EndpointId, before: &[(IpAddr, State)]) {
+        let Some(record) = self.endpoints.get(&id).cloned() else { return };
+        match self.detach_one(id) {
+            Ok(_) => {
+                let was_kept = |a: &&IfAddr| before.contains(&(a.ip(), State::Reserved));
+                let kept: Vec<IfAddr> = record.addresses.iter().filter(was_kept).copied().collect();
+                if let Some(network) = record.network.filter(|_| !kept.is_empty()) {
+                    self.reserve(network, &record.owner(), &kept);
+                }
+            }
+            Err(left) => tracing::warn!(error = left.chain(), "cannot take a connection back"),
+        }
+    }
+
     /// A ready interface nobody asked for must not stay in the container.
     fn drop_unused_prewired(&mut self, target: &Target) {
         let Some(id) = self.sandbox_of.get(&target.id) else { return };
@@ -247,7 +268,7 @@ impl Engine {
         sandbox.inside = None;
         let unused = sandbox.record.prewired.take();
         if unused.is_some() {
-            self.discard(unused, target);
+            self.discard(unused, inode(target.netns.id()));
             self.reaper.finish();
         }
     }
@@ -285,18 +306,7 @@ impl Engine {
     /// Removes the namespace's name; the kernel ends it with its last process.
     pub(super) fn destroy_sandbox(&mut self, id: SandboxId) {
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
-        if let Some(p) = &sandbox.record.prewired {
-            self.drop_prepared(p);
-            let plan = self.plugin.del(&p.host_ifname, self.tag.group);
-            match apply(&plan, &mut self.kernel) {
-                Ok(()) => self.reaper.retire(Retired {
-                    host_ifname: p.host_ifname.clone(),
-                    netns: inode(sandbox.netns.id()),
-                    ifname: p.ifname.clone(),
-                }),
-                Err(failure) => tracing::warn!(error = %failure.cause, "cannot remove a ready interface"),
-            }
-        }
+        self.discard(sandbox.record.prewired, inode(sandbox.netns.id()));
         if let Err(error) = Netns::unbind(&self.sandbox_path(id)) {
             tracing::warn!(%error, "cannot remove a namespace");
         }

@@ -82,6 +82,9 @@ pub(super) struct EndpointRecord {
     pub(super) source: Source,
     pub(super) generation: u64,
     pub(super) created: String,
+    /// The endpoint this one took the place of: with this record, that one is gone.
+    #[serde(default)]
+    pub(super) replaces: Option<EndpointId>,
 }
 
 impl EndpointRecord {
@@ -116,6 +119,13 @@ pub(super) struct MovedRoute {
     pub(super) onlink: bool,
     pub(super) source: Option<IpAddr>,
     pub(super) protocol: u8,
+    #[serde(default = "main_table")]
+    pub(super) table: u32,
+}
+
+/// What a record without a table means.
+fn main_table() -> u32 {
+    rnet_kernel::RouteEntry::MAIN
 }
 
 /// A network that is being made: what to take back when it is never finished. Links and elements of the packet filter

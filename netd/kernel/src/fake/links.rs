@@ -119,7 +119,13 @@ impl Links for FakeLinks {
     }
 
     fn routes(&mut self) -> Result<Vec<Route>, KernelError> {
-        Ok(self.net.lock().world.routes(self.place))
+        let all = self.net.lock().world.routes(self.place);
+        Ok(all.into_iter().filter(|r| r.table == Route::MAIN).collect())
+    }
+
+    fn routes_through(&mut self, dev: &IfName) -> Result<Vec<Route>, KernelError> {
+        let all = self.net.lock().world.routes(self.place);
+        Ok(all.into_iter().filter(|r| r.dev == *dev).collect())
     }
 
     fn batch(&mut self, ops: &[LinkOp]) -> Result<Vec<Fault>, KernelError> {

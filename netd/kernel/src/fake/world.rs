@@ -202,6 +202,7 @@ impl World {
             onlink: false,
             source: a.ip.is_ipv4().then_some(a.ip),
             protocol: BY_KERNEL,
+            table: Route::MAIN,
         });
         connected.chain(space.routes.iter().cloned()).collect()
     }

@@ -13,7 +13,7 @@ use netlink_packet_route::link::{
     InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rnet_model::{IfAddr, IfName, MacAddr};
@@ -287,7 +287,11 @@ fn route(r: &Route, index: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(r.destination.network());
     message.header.destination_prefix_length = r.destination.prefix();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    match u8::try_from(r.table) {
+        Ok(table) => message.header.table = table,
+        // The header has room for small numbers only.
+        Err(_) => message.attributes.push(RouteAttribute::Table(r.table)),
+    }
     message.header.kind = RouteType::Unicast;
     if r.destination.prefix() > 0 {
         message.attributes.push(RouteAttribute::Destination(r.destination.network().into()));
@@ -328,10 +332,10 @@ pub(super) fn dump_addresses_of(index: u32) -> Request {
 }
 
 /// With strict checking on, the table and the type of the header filter in the kernel.
-pub(super) fn dump_routes(family: AddressFamily) -> Request {
+pub(super) fn dump_routes(family: AddressFamily, table: u8) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.table = table;
     message.header.kind = RouteType::Unicast;
     Request::new(NLM_F_DUMP, RouteNetlinkMessage::GetRoute(message))
 }

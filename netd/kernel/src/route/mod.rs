@@ -17,6 +17,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::RouteHeader;
 use rnet_model::IfName;
 
 use self::ack::Refusal;
@@ -48,6 +49,21 @@ impl Route {
     /// The namespace the socket is in.
     pub fn netns(&self) -> &Netns {
         &self.ns
+    }
+
+    /// Of one table, or of all if it is unspecified.
+    fn read_routes(&mut self, table: u8) -> Result<Vec<parse::IndexedRoute>, KernelError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let request = encode::dump_routes(family, table);
+            match self.socket.dump(&request, |body, all| all.extend(parse::routes(body))) {
+                // No route was ever put into the table of this family, or the kernel lacks the family.
+                Err(Failure::Refused(r)) if matches!(r.errno, libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
+                }
+                other => routes.extend(other.map_err(|e| e.of("list routes"))?),
+            }
+        }
+        Ok(routes)
     }
 
     fn filters_vlans(&mut self, name: &IfName) -> bool {
@@ -90,26 +106,23 @@ impl Links for Route {
     }
 
     fn routes(&mut self) -> Result<Vec<RouteEntry>, KernelError> {
+        let found = self.read_routes(RouteHeader::RT_TABLE_MAIN)?;
         let mut names = HashMap::new();
         let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let found = self.socket.dump(&encode::dump_routes(family), |body, all| all.extend(parse::routes(body)));
-            let found = match found {
-                // No route was ever put into the main table of this family, or the kernel lacks the family.
-                Err(Failure::Refused(r)) if matches!(r.errno, libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
-                    continue;
-                }
-                other => other.map_err(|e| e.of("list routes"))?,
-            };
-            for route in found {
-                let name = names.entry(route.index).or_insert_with(|| name_of(self.socket.as_fd(), route.index));
-                // A device that went away between the two requests took its routes along.
-                if let Some(name) = name {
-                    routes.push(route.named(name.clone()));
-                }
+        for route in found.into_iter().filter(|r| r.table == RouteEntry::MAIN) {
+            let name = names.entry(route.index).or_insert_with(|| name_of(self.socket.as_fd(), route.index));
+            // A device that went away between the two requests took its routes along.
+            if let Some(name) = name {
+                routes.push(route.named(name.clone()));
             }
         }
         Ok(routes)
+    }
+
+    fn routes_through(&mut self, dev: &IfName) -> Result<Vec<RouteEntry>, KernelError> {
+        let Some(link) = self.link(dev)? else { return Ok(Vec::new()) };
+        let found = self.read_routes(RouteHeader::RT_TABLE_UNSPEC)?;
+        Ok(found.into_iter().filter(|r| r.index == link.index).map(|r| r.named(dev.clone())).collect())
     }
 
     fn batch(&mut self, ops: &[LinkOp]) -> Result<Vec<Fault>, KernelError> {
@@ -281,15 +294,16 @@ impl Batch<'_> {
             return;
         }
         let addresses = self.route.addresses().unwrap_or_default();
-        let has_route = candidates.iter().any(|i| matches!(self.ops[*i], LinkOp::AddRoute(_)));
-        let routes = if has_route { self.route.routes().unwrap_or_default() } else { Vec::new() };
         for index in candidates {
             let equal = match &self.ops[index] {
                 LinkOp::AddAddress(dev, wanted) | LinkOp::MoveAddress(dev, wanted, _) => {
                     let dev = rustix::net::netdevice::name_to_index(self.route.socket.as_fd(), dev.as_str()).ok();
                     addresses.iter().any(|a| Some(a.index) == dev && a.ip == wanted.ip() && a.prefix == wanted.prefix())
                 }
-                LinkOp::AddRoute(wanted) => routes.iter().any(|r| same_route(wanted, r)),
+                LinkOp::AddRoute(wanted) => {
+                    let there = self.route.routes_through(&wanted.dev).unwrap_or_default();
+                    there.iter().any(|r| same_route(wanted, r))
+                }
                 _ => false,
             };
             if equal {

@@ -167,16 +167,17 @@ pub(crate) struct IndexedRoute {
     onlink: bool,
     source: Option<IpAddr>,
     protocol: u8,
+    pub(crate) table: u32,
 }
 
 impl IndexedRoute {
     pub(crate) fn named(self, dev: IfName) -> Route {
-        let IndexedRoute { destination, via, metric, onlink, source, protocol, .. } = self;
-        Route { destination, via, dev, metric, onlink, source, protocol }
+        let IndexedRoute { destination, via, metric, onlink, source, protocol, table, .. } = self;
+        Route { destination, via, dev, metric, onlink, source, protocol, table }
     }
 }
 
-/// The body of an RTM_NEWROUTE: nothing unless it is a unicast route of the main table.
+/// The body of an RTM_NEWROUTE: nothing unless it is a unicast route.
 pub(crate) fn routes(body: &[u8]) -> Vec<IndexedRoute> {
     parse_routes(body).unwrap_or_default()
 }
@@ -198,7 +199,7 @@ fn parse_routes(body: &[u8]) -> Option<Vec<IndexedRoute>> {
             _ => hop.read(kind, value)?,
         }
     }
-    if table != u32::from(libc::RT_TABLE_MAIN) || header[7] != libc::RTN_UNICAST || flags & RTM_F_CLONED != 0 {
+    if header[7] != libc::RTN_UNICAST || flags & RTM_F_CLONED != 0 {
         return None;
     }
     let any: IpAddr = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -216,9 +217,16 @@ fn parse_routes(body: &[u8]) -> Option<Vec<IndexedRoute>> {
                 onlink: hop.flags & RTNH_F_ONLINK != 0,
                 source,
                 protocol: header[5],
+                table,
             })
             .collect(),
     )
+}
+
+/// The device of the body of an RTM_DELROUTE, 0 if it names none.
+pub(crate) fn device_of_route(body: &[u8]) -> u32 {
+    let mut all = attributes(body.get(RTMSG..).unwrap_or_default());
+    all.find(|(kind, _)| *kind == libc::RTA_OIF).and_then(|(_, value)| u32_of(value)).unwrap_or(0)
 }
 
 struct Hop {

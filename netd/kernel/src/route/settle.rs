@@ -60,6 +60,7 @@ pub(crate) fn same_route(wanted: &Route, there: &Route) -> bool {
     wanted.destination == there.destination
         && wanted.via == there.via
         && wanted.dev == there.dev
+        && wanted.table == there.table
         && metric(wanted) == metric(there)
         && (wanted.source.is_none() || wanted.source == there.source)
 }

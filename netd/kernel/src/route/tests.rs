@@ -44,6 +44,7 @@ fn default_via(via: &str, dev: &str) -> RouteEntry {
         onlink: false,
         source: None,
         protocol: RouteEntry::OURS,
+        table: RouteEntry::MAIN,
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) fn measure(containers: &[Container]) -> anyhow::Result<Floor> {
             onlink: false,
             source: None,
             protocol: RouteEntry::OURS,
+            table: RouteEntry::MAIN,
         };
         let birth = [LinkOp::NewVeth(NewVeth {
             name: name.clone(),

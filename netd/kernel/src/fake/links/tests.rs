@@ -36,6 +36,7 @@ fn route(destination: &str, via: Option<&str>, metric: Option<u32>) -> Route {
         onlink: false,
         source: None,
         protocol: Route::OURS,
+        table: Route::MAIN,
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(target_endian = "little")]
 
+use netlink_packet_route::route::RouteHeader;
+
 use super::*;
 
 struct Known;
@@ -54,6 +56,7 @@ fn route(destination: &str, via: Option<&str>) -> Route {
         onlink: false,
         source: None,
         protocol: Route::OURS,
+        table: Route::MAIN,
     }
 }
 
@@ -121,7 +124,7 @@ fn messages_byte_for_byte() {
     lines.push(format!("link show\n  {}", hex(dump_links(), 16)));
     lines.push(format!("addr show\n  {}", hex(dump_addresses(), 8)));
     lines.push(format!("addr show eth0\n  {}", hex(dump_addresses_of(2), 8)));
-    lines.push(format!("route show\n  {}\n", hex(dump_routes(AddressFamily::Inet), 12)));
+    lines.push(format!("route show\n  {}\n", hex(dump_routes(AddressFamily::Inet, RouteHeader::RT_TABLE_MAIN), 12)));
     let text = lines.join("\n");
     assert_eq!(text, include_str!("messages.txt"), "\n{text}");
 }
