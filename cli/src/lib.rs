@@ -154,14 +154,21 @@ pub fn report(error: &ApiError) {
 /// Help and version go to stdout; a value that the model refused looks like every other error of rnet, with its hint;
 /// the rest is clap's own text with the usage.
 fn usage(error: &clap::Error) -> ExitCode {
+    let code = if asked_to_run() { runtime::OWN_FAILURE } else { Kind::Invalid.exit_code() };
     let refused = std::error::Error::source(error).and_then(|source| source.downcast_ref::<InvalidInput>());
     if let Some(invalid) = refused {
         report(&invalid.clone().into());
-        return ExitCode::from(Kind::Invalid.exit_code());
+        return ExitCode::from(code);
     }
     // A reader that closed the pipe (`rnet --help | head -1`) is no failure.
     let _ = error.print();
-    ExitCode::from(if error.use_stderr() { Kind::Invalid.exit_code() } else { 0 })
+    ExitCode::from(if error.use_stderr() { code } else { 0 })
+}
+
+/// Whether words that could not be understood were meant for a command whose exit codes are the program's but for one.
+fn asked_to_run() -> bool {
+    let loose = Cli::command().ignore_errors(true).try_get_matches();
+    loose.is_ok_and(|matches| matches.subcommand_name().is_some_and(|name| matches!(name, "run" | "exec")))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod shim;
 mod show;
 mod terminal;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use rnet_api::ApiError;
 
 pub(crate) use show::{end_of, is_own};
@@ -30,6 +30,33 @@ pub(crate) enum RuntimeCommand {
     Rm(control::RmArgs),
     Inspect(show::InspectArgs),
 }
+
+/// What the commands that start a program have in common.
+#[derive(Debug, Args)]
+struct ProgramArgs {
+    /// Program in the container and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    command: Vec<String>,
+
+    /// Leave it running; run prints the id of the container [default: wait for it]
+    #[arg(short, long)]
+    detach: bool,
+
+    /// Forward the standard input [default: the program's is empty]
+    #[arg(short, long)]
+    interactive: bool,
+
+    /// Give the program a terminal
+    #[arg(short, long)]
+    tty: bool,
+
+    /// Environment variable, or the name of one whose value here is taken; repeatable
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    env: Vec<String>,
+}
+
+/// Exit code for failures of rnet itself where others are the program's, as docker-run(1) has it.
+pub(crate) const OWN_FAILURE: u8 = 125;
 
 /// Runs one.
 ///

@@ -8,6 +8,7 @@ use rnet_model::ContainerName;
 use rnet_runtime::protocol::{Begin, ExecRun, WindowSize};
 use rnet_runtime::{Store, Streams, UserSpec};
 
+use super::ProgramArgs;
 use super::run::{environment, workdir};
 use super::shim::{Attach, Failure, Session, catch_signals};
 use super::terminal::Raw;
@@ -26,25 +27,8 @@ pub(crate) struct ExecArgs {
     #[arg(value_name = "CTR")]
     container: ContainerName,
 
-    /// Program in the container and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
-
-    /// Leave it running [default: wait for it]
-    #[arg(short, long)]
-    detach: bool,
-
-    /// Forward the standard input [default: the program's is empty]
-    #[arg(short, long)]
-    interactive: bool,
-
-    /// Give the program a terminal
-    #[arg(short, long)]
-    tty: bool,
-
-    /// Environment variable on top of the container's, or the name of one whose value here is taken; repeatable
-    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
-    env: Vec<String>,
+    #[command(flatten)]
+    program: ProgramArgs,
 
     /// User, by number or by the container's /etc/passwd [default: the container's]
     #[arg(short, long, value_name = "USER[:GROUP]")]
@@ -65,14 +49,14 @@ pub(crate) fn exec(args: ExecArgs, ctx: &Context) -> Result<u8, ApiError> {
 
 fn attempt(args: ExecArgs, ctx: &Context) -> Result<u8, Failure> {
     let container = Store::new(&ctx.root).find(&args.container)?;
-    let streams = Streams::from_flags(args.interactive, args.tty);
-    let attach = if args.detach { Attach::No } else { Attach::Yes };
+    let streams = Streams::from_flags(args.program.interactive, args.program.tty);
+    let attach = if args.program.detach { Attach::No } else { Attach::Yes };
     let raw = if attach == Attach::Yes { Raw::enter(streams)? } else { None };
     let signals = if attach == Attach::Yes { Some(catch_signals()?) } else { None };
     let run = ExecRun {
         id: container.record.id.clone(),
-        command: args.command,
-        env: environment(&args.env).map_err(ApiError::from)?,
+        command: args.program.command,
+        env: environment(&args.program.env).map_err(ApiError::from)?,
         workdir: args.workdir,
         user: args.user,
         streams,

@@ -12,6 +12,7 @@ use rnet_runtime::{
     Streams, UserSpec,
 };
 
+use super::ProgramArgs;
 use super::shim::{Attach, Failure, Session, catch_signals};
 use super::terminal::Raw;
 use crate::{Context, output};
@@ -32,21 +33,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     rootfs: PathBuf,
 
-    /// Program in the container and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
-
-    /// Leave it running and print its id [default: wait for it]
-    #[arg(short, long)]
-    detach: bool,
-
-    /// Forward the standard input [default: the program's is empty]
-    #[arg(short, long)]
-    interactive: bool,
-
-    /// Give the program a terminal
-    #[arg(short, long)]
-    tty: bool,
+    #[command(flatten)]
+    program: ProgramArgs,
 
     /// Remove the container when it has ended
     #[arg(long)]
@@ -67,10 +55,6 @@ pub(crate) struct RunArgs {
     /// MAC address on the first network, or U:text for a stable one made from the text [default: random]
     #[arg(long, value_name = "MAC")]
     mac_address: Option<MacAddr>,
-
-    /// Environment variable, or the name of one whose value here is taken; repeatable
-    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
-    env: Vec<String>,
 
     /// File or directory of the host that is seen in the container; repeatable
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
@@ -130,13 +114,18 @@ impl RunArgs {
         if !rootfs.is_dir() {
             return Err(ApiError::new(Kind::Invalid, format!("--rootfs {} is not a directory", rootfs.display())));
         }
+        // pivot_root(2) wants another root than the present one.
+        if rootfs.parent().is_none() {
+            return Err(ApiError::new(Kind::Invalid, "--rootfs / is the host's own root directory")
+                .hint("give a directory with a file system of its own, or a bind mount of /"));
+        }
         if let Some(absent) = self.volumes.iter().find(|b| !b.source.exists()) {
             return Err(ApiError::new(Kind::Missing, format!("-v {absent}: there is no {}", absent.source.display())));
         }
         Ok(ContainerSpec {
             rootfs,
-            command: self.command,
-            env: environment(&self.env)?,
+            command: self.program.command,
+            env: environment(&self.program.env)?,
             binds: self.volumes,
             workdir: self.workdir,
             user: self.user,
@@ -144,7 +133,7 @@ impl RunArgs {
             cap_drop: self.cap_drop,
             hostname: self.hostname,
             network: NetworkSettings { mode, ips: self.ips, mac: self.mac_address },
-            streams: Streams::from_flags(self.interactive, self.tty),
+            streams: Streams::from_flags(self.program.interactive, self.program.tty),
             keep: if self.rm { Keep::WhileRunning } else { Keep::UntilRemoved },
         })
     }
@@ -159,7 +148,7 @@ pub(crate) fn run(args: RunArgs, ctx: &Context) -> Result<u8, ApiError> {
 }
 
 fn attempt(args: RunArgs, ctx: &Context) -> Result<u8, Failure> {
-    let attach = if args.detach { Attach::No } else { Attach::Yes };
+    let attach = if args.program.detach { Attach::No } else { Attach::Yes };
     let id = ContainerId::random()?;
     let name = match args.name.clone() {
         Some(name) => name,

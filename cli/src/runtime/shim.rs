@@ -41,7 +41,7 @@ pub(super) struct Failure {
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Failure { error, code: 125 }
+        Failure { error, code: super::OWN_FAILURE }
     }
 }
 

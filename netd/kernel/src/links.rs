@@ -192,7 +192,8 @@ pub enum LinkOp {
     /// `ip link set DEV addrgenmode none`: the kernel makes no IPv6 link-local address for it, and asks for no router.
     /// Has to come before the device has carrier. No IPv6 there is success.
     Quiet(IfName),
-    /// Cuts a port off and marks it for a group delete: down, no master, group N, in one message.
+    /// Cuts a port off and marks it for a group delete: down, group N, in one message. It stays a port until then: a
+    /// bridge lets each port go with a grace period of its own, which the group delete does for all of them.
     Retire(IfName, u32),
     /// `ip link del DEV`. No such device is success.
     Delete(IfName),
@@ -267,7 +268,7 @@ impl fmt::Display for LinkOp {
             LinkOp::Mac(d, m) => write!(f, "link set {d} address {m}"),
             LinkOp::Alias(d, a) => write!(f, "link set {d} alias {a:?}"),
             LinkOp::Quiet(d) => write!(f, "link set {d} addrgenmode none"),
-            LinkOp::Retire(d, g) => write!(f, "link set {d} down nomaster group {g}"),
+            LinkOp::Retire(d, g) => write!(f, "link set {d} down group {g}"),
             LinkOp::Delete(d) => write!(f, "link del {d}"),
             LinkOp::DeleteGroup(g) => write!(f, "link del group {g}"),
             LinkOp::AddAddress(d, a) => write!(f, "addr add {a} dev {d}"),

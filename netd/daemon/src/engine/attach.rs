@@ -247,11 +247,15 @@ impl Engine {
         .hint(format!("put it into a bridge: rnet bridge create br0 --uplink {name}")))
     }
 
-    fn refuse_full(&self, name: &IfName, master: Option<&LinkState>) -> Result<(), ApiError> {
+    fn refuse_full(&mut self, name: &IfName, master: Option<&LinkState>) -> Result<(), ApiError> {
         // A Linux bridge numbers its ports with 10 bits and does not use 0 (BR_PORT_BITS, net/bridge/br_private.h).
         const MAX_PORTS: usize = 1023;
         let ours = self.ports.get(name).copied().unwrap_or(0);
         let foreign = master.map_or(0, |m| self.foreign.values().filter(|l| l.master == Some(m.index)).count());
+        // What is cut off has its port until it is deleted.
+        if ours + foreign + self.reaper.len() >= MAX_PORTS {
+            self.reaper.finish();
+        }
         if ours + foreign < MAX_PORTS {
             return Ok(());
         }
@@ -288,7 +292,7 @@ impl Engine {
         let host_ifname = match &o.host_ifname {
             None => tag::host_ifname(id),
             Some(name) => {
-                let waiting = self.retired.iter().any(|r| r.host_ifname == *name);
+                let waiting = self.reaper.any(|r| r.host_ifname == *name);
                 let found = self.kernel.host.link(name).map_err(|e| kernel(format!("cannot look for {name}"), &e))?;
                 if found.is_some() && own.is_none_or(|r| r.host_ifname != *name) && !waiting {
                     return Err(ApiError::new(Kind::Conflict, format!("the host already has an interface {name}"))

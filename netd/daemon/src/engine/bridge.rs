@@ -239,7 +239,7 @@ impl Engine {
         }
         fail::point("bridge-rm.commit.done");
         self.bridges.remove(name);
-        self.reap();
+        self.reaper.finish();
         fail::point("bridge-rm.kernel");
         self.unmake_bridge(&record)?;
         fail::point("bridge-rm.kernel.done");

@@ -9,8 +9,9 @@ use rnet_plan::{Action, Place, Plan, apply};
 use rnet_plugin_protocol::Wanted;
 
 use super::address::Resolved;
-use super::core::{Retired, inode, kernel};
+use super::core::{inode, kernel};
 use super::ready::undress;
+use super::reap::Retired;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
@@ -235,7 +236,7 @@ impl Engine {
         }
         // Not before it is cut off: until then it answers for its addresses.
         self.drop_prepared(&prewired);
-        self.retire(Retired { host_ifname: prewired.host_ifname, netns, ifname: prewired.ifname });
+        self.reaper.retire(Retired { host_ifname: prewired.host_ifname, netns, ifname: prewired.ifname });
     }
 
     /// `rnet network disconnect`.

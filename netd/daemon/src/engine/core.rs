@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use rnet_api::{ApiError, Event, Root, Version};
 use rnet_ipam::Pool;
-use rnet_kernel::{Filter, KernelError, LinkOp, LinkState, Links, Netns, NetnsId, Nft, ProcSys, Route};
+use rnet_kernel::{Filter, KernelError, LinkState, Netns, NetnsId, Nft, ProcSys, Route};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind, NetworkId, SandboxId};
 use rnet_plugin_protocol::Plugin;
 use rnet_store::{RunLog, StoreError};
 use tokio::sync::broadcast;
 
 use super::handle::Announcement;
+use super::reap::{Reaper, Retired};
 use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, SandboxRecord};
 use super::surfaces::{Kernel, Writer};
 use super::tag::Tag;
@@ -52,14 +53,6 @@ impl std::fmt::Debug for SandboxState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SandboxState").field("record", &self.record).field("netns", &self.netns).finish_non_exhaustive()
     }
-}
-
-/// A link that is cut off and waits for the group delete.
-#[derive(Debug)]
-pub(super) struct Retired {
-    pub(super) host_ifname: IfName,
-    pub(super) netns: u64,
-    pub(super) ifname: IfName,
 }
 
 /// All state. Only its own thread touches it.
@@ -103,8 +96,7 @@ pub(crate) struct Engine {
     pub(super) verify_at: Option<Instant>,
     /// Whether a route of one of our bridges was deleted since.
     pub(super) routes_gone: bool,
-    pub(super) retired: Vec<Retired>,
-    pub(super) retired_since: Option<Instant>,
+    pub(super) reaper: Reaper,
     /// Announcements to repeat, and when.
     pub(super) repeats: VecDeque<(Instant, EndpointId)>,
     /// Why packet filtering does not work, if so.
@@ -113,10 +105,6 @@ pub(crate) struct Engine {
     pub(super) filter_ready: bool,
 }
 
-/// How long a retired link waits for company before the group is deleted.
-const REAP_AFTER: Duration = Duration::from_millis(5);
-/// A group delete holds the kernel's RTNL lock for its whole length: longer groups are not gathered.
-const REAP_AT: usize = 256;
 /// How long a change of addresses or routes waits for others.
 const VERIFY_AFTER: Duration = Duration::from_millis(50);
 /// And how much longer while there is other work all the time.
@@ -125,8 +113,6 @@ const VERIFY_LATEST: Duration = Duration::from_millis(20);
 const REFILL_AFTER: Duration = Duration::from_millis(1);
 /// How often it is looked whether the store has followed.
 const BURY_AFTER: Duration = Duration::from_secs(1);
-/// Longest wait of a retired link under steady load.
-const REAP_LATEST: Duration = Duration::from_millis(100);
 
 impl Engine {
     /// Opens state and kernel and makes them equal.
@@ -142,6 +128,7 @@ impl Engine {
         let (writer, stored) = Writer::open(&root.lib.join("rnet.redb"))?;
         let fail = |e: KernelError| kernel("cannot open the kernel's interfaces", &e);
         let mut engine = Engine {
+            reaper: Reaper::start(&host, tag.group)?,
             kernel: Kernel {
                 host: Route::open(&host).map_err(fail)?,
                 inside: None,
@@ -176,8 +163,6 @@ impl Engine {
             tombstones: Vec::new(),
             verify_at: None,
             routes_gone: false,
-            retired: Vec::new(),
-            retired_since: None,
             repeats: VecDeque::new(),
             filter_fault: None,
             filter_ready: false,
@@ -188,7 +173,7 @@ impl Engine {
 
     /// Ends in order: what is retired goes, what is written reaches the disk; endpoints stay.
     pub(super) fn close(&mut self) {
-        self.reap();
+        self.reaper.finish();
         self.drain_pools();
         self.writer.finish();
     }
@@ -268,37 +253,13 @@ impl Engine {
         ids.into_iter().flatten().filter_map(|id| self.endpoints.get(id)).collect()
     }
 
-    /// Marks a cut-off link for the next group delete.
-    pub(super) fn retire(&mut self, retired: Retired) {
-        self.retired.push(retired);
-        self.retired_since.get_or_insert_with(Instant::now);
-    }
-
     /// Deletes retired links now if one of them holds a name that is wanted again, or names, addresses and routes in a
     /// namespace that gets new ones.
     pub(super) fn reap_if_in_the_way(&mut self, host_ifname: &IfName, netns: u64) {
         let in_the_way = |r: &Retired| r.host_ifname == *host_ifname || r.netns == netns;
-        if self.retired.iter().any(in_the_way) {
-            self.reap();
+        if self.reaper.any(in_the_way) {
+            self.reaper.finish();
         }
-    }
-
-    /// One group delete for everything that is retired.
-    pub(super) fn reap(&mut self) {
-        if self.retired.is_empty() {
-            return;
-        }
-        let group = self.tag.group;
-        match self.kernel.host.batch(&[LinkOp::DeleteGroup(group)]) {
-            Ok(faults) => {
-                for fault in faults {
-                    tracing::warn!(error = %fault.error, "cannot delete retired links");
-                }
-            }
-            Err(error) => tracing::warn!(%error, "cannot delete retired links"),
-        }
-        self.retired.clear();
-        self.retired_since = None;
     }
 
     /// Compares the networks with the kernel, once for all changes that come together.
@@ -310,16 +271,11 @@ impl Engine {
 
     /// After how long without a message there is something to do.
     pub(super) fn idle_work(&mut self) -> Option<Duration> {
-        if let Some(since) = self.retired_since
-            && (self.retired.len() >= REAP_AT || since.elapsed() >= REAP_LATEST)
-        {
-            self.reap();
-        }
         if self.verify_at.is_some_and(|at| at.elapsed() >= VERIFY_LATEST) {
             self.verify_at = None;
             self.verify_networks();
         }
-        let reap = self.retired_since.map(|_| REAP_AFTER);
+        let reap = self.reaper.due();
         let verify = self.verify_at.map(|at| at.saturating_duration_since(Instant::now()));
         let repeat = self.repeats.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         let refill = self.wants_refill().then_some(REFILL_AFTER);
@@ -352,9 +308,8 @@ impl Engine {
             self.repeat_announcement();
         } else if self.wants_refill() {
             self.refill_one();
-        } else if self.retired_since.is_some_and(|since| since.elapsed() >= REAP_AFTER) {
-            self.reap();
         } else {
+            self.reaper.work();
             self.bury();
         }
     }

@@ -123,7 +123,7 @@ fn announce_all(announcements: &Mutex<mpsc::Receiver<Announcement>>) {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ApiError> {
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ApiError> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .stack_size(512 * 1024)

@@ -17,6 +17,7 @@ mod link;
 mod network;
 mod notice;
 mod ready;
+mod reap;
 mod reconcile;
 mod revive;
 mod sandbox;

@@ -217,7 +217,7 @@ impl Engine {
             self.detach_one(endpoint)?;
         }
         self.drain_pool(id);
-        self.reap();
+        self.reaper.finish();
         // The store first: what is left in the kernel after a crash belongs to no network and is collected.
         fail::point("network-rm.commit");
         self.writer.commit(vec![delete(network_key(id))])?;

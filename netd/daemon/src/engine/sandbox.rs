@@ -269,7 +269,7 @@ impl Engine {
         let unused = sandbox.record.prewired.take();
         if unused.is_some() {
             self.discard(unused, inode(target.netns.id()));
-            self.reap();
+            self.reaper.finish();
         }
     }
 
@@ -328,7 +328,7 @@ impl Engine {
         for network in all {
             self.drain_pool(network);
         }
-        self.reap();
+        self.reaper.finish();
     }
 }
 

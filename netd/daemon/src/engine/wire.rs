@@ -8,8 +8,9 @@ use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind};
 use rnet_plan::{Plan, apply, fail};
 use rnet_plugin_protocol::{Loopback, PluginError, Wanted};
 
-use super::core::{Retired, endpoint_key, inode, kernel};
+use super::core::{endpoint_key, inode, kernel};
 use super::handle::Announcement;
+use super::reap::Retired;
 use super::state::{EndpointRecord, Origin, Phase, Source};
 use super::surfaces::{delete, put};
 use super::{Engine, view};
@@ -83,7 +84,7 @@ impl Engine {
         let up = found.iter().any(|l| l.kind == LinkKind::Loopback && l.up);
         // What is detached and waits for its deletion counts as gone: it goes before anything is made.
         let id = inode(netns.id());
-        let waiting = |name: &IfName| self.retired.iter().any(|r| r.netns == id && r.ifname == *name);
+        let waiting = |name: &IfName| self.reaper.any(|r| r.netns == id && r.ifname == *name);
         let default = routes.iter().filter(|r| r.destination.prefix() == 0 && !waiting(&r.dev));
         Ok(Inside {
             loopback: if up { Loopback::Up } else { Loopback::Down },
@@ -266,7 +267,7 @@ impl Engine {
                 let what = format!("cannot detach {} of {}", record.ifname, record.container);
                 return Err(kernel(what, &failure.cause));
             }
-            self.retire(Retired {
+            self.reaper.retire(Retired {
                 host_ifname: record.host_ifname.clone(),
                 netns: record.netns,
                 ifname: record.ifname.clone(),

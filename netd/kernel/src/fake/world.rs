@@ -276,8 +276,7 @@ impl World {
             LinkOp::Retire(d, group) => {
                 let index = space.find(d)?;
                 space.down(index);
-                let state = space.get(d)?;
-                (state.master, state.group) = (None, *group);
+                space.get(d)?.group = *group;
             }
             LinkOp::AddAddress(d, a) => space.add_address(d, a, a.broadcast())?,
             LinkOp::MoveAddress(d, a, broadcast) => space.add_address(d, a, *broadcast)?,

@@ -151,7 +151,7 @@ pub(super) fn operation(op: &LinkOp, names: &mut impl Names) -> Result<Request, 
         LinkOp::Alias(d, text) => set(d, [alias(text)]),
         LinkOp::Quiet(d) => quiet(d),
         LinkOp::Retire(d, group) => {
-            let message = named(d, [LinkAttribute::Group(*group), LinkAttribute::Controller(0)]);
+            let message = named(d, [LinkAttribute::Group(*group)]);
             Request::acked(0, RouteNetlinkMessage::SetLink(flagged(message, LinkFlags::empty(), LinkFlags::Up)))
         }
         LinkOp::Delete(d) => delete(d),

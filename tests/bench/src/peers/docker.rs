@@ -1,4 +1,4 @@
-//! A dockerd of its own, in the run's private namespace.
+//! A dockerd of its own, in a namespace of its own: where it runs, its firewall drops what others bridge.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::bed::{Bed, resident, run, timed, wait_for};
+use crate::bed::{Bed, Container, resident, run, timed, wait_for};
 
 /// How long dockerd may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -18,6 +18,8 @@ pub(crate) struct Docker {
     child: Child,
     socket: PathBuf,
     state: PathBuf,
+    /// Given back when the daemon has ended.
+    _host: Container,
 }
 
 /// The container that networks are connected to.
@@ -31,7 +33,10 @@ impl Docker {
         let dir = bed.dir("docker")?;
         let (socket, state) = (dir.join("d.sock"), dir.join("exec"));
         let log = std::fs::File::create(dir.join("log"))?;
-        let child = Command::new(dockerd)
+        let host = bed.namespaces("docker", 1)?.remove(0);
+        let child = Command::new("nsenter")
+            .arg(format!("--net={}", host.path.display()))
+            .arg(dockerd)
             .arg("--data-root")
             .arg(dir.join("data"))
             .arg("--exec-root")
@@ -45,7 +50,7 @@ impl Docker {
             .stderr(log)
             .spawn()
             .context("cannot start dockerd")?;
-        let mut docker = Docker { child, socket, state };
+        let mut docker = Docker { child, socket, state, _host: host };
         docker.wait_until_ready(&dir)?;
         let rootfs = bed.rootfs()?;
         let archive = dir.join("rootfs.tar");
