@@ -249,6 +249,21 @@ fn a_freed_address_rests() {
 }
 
 #[test]
+fn a_replacement_on_another_bridge_gives_the_address_back() {
+    run(|world| {
+        let (host, _outside) = with_uplink(world);
+        host.start();
+        host.rnet("network create blue --subnet 10.9.0.0/29").ok();
+        host.container("web");
+        host.rnet("network connect blue web").ok();
+        host.rnet("attach br9 web 10.9.0.2/29 -i eth0 --replace").ok();
+        let held = host.rnet_json("network allocations");
+        let of_blue = held.as_array().unwrap().iter().find(|a| a["network"] == "blue" && a["address"] == "10.9.0.2");
+        assert_eq!(of_blue.unwrap()["state"], "resting", "{held}");
+    });
+}
+
+#[test]
 fn an_attach_that_fails_takes_no_address_away() {
     run(|world| {
         let (host, _outside) = with_uplink(world);

@@ -119,7 +119,7 @@ impl Engine {
     ) -> Result<AttachReply, ApiError> {
         let result = self.draft(draft, resolved).and_then(|record| self.carry_out(request, draft, record));
         if result.is_err() {
-            let kept = draft.old.map_or(&[][..], |r| &r.addresses);
+            let kept = draft.old.filter(|old| old.network == draft.network).map_or(&[][..], |r| &r.addresses);
             let unused = resolved.addresses.iter().filter(|a| !kept.contains(a)).copied().collect();
             let unused = Resolved { addresses: unused, before: resolved.before.clone(), ..Resolved::default() };
             self.put_back(draft.network, &unused, &owner(draft.target.engine, &draft.target.id));
@@ -150,7 +150,8 @@ impl Engine {
         record.generation = old.generation + 1;
         let was_live = old.phase == Phase::Live;
         self.take_down(old.id)?;
-        let dropped: Vec<_> = old.addresses.iter().filter(|a| !record.addresses.contains(a)).copied().collect();
+        let stays = |a: &&IfAddr| old.network == record.network && record.addresses.contains(a);
+        let dropped: Vec<_> = old.addresses.iter().filter(|a| !stays(a)).copied().collect();
         match self.wire(record, &plan, netns) {
             Ok(record) => {
                 self.give_back(old.network, &dropped, &old.owner());
