@@ -1,5 +1,8 @@
 //! Every refusal of `rnet attach`: its exit code, its words, and a kernel that is as before.
 
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
 use rnet_netns_harness::{SOON, Start, run, wait_for};
 
 const INVALID: i32 = 2;
@@ -290,5 +293,30 @@ fn what_docker_answers_may_be_anything() {
             rnet_netns_harness::wait_for(what, rnet_netns_harness::SOON, || open() <= before);
             host.stop();
         }
+    });
+}
+
+#[test]
+fn a_container_that_ends_while_the_lan_is_asked_is_not_attached() {
+    run(|world| {
+        let host = world.host("h1");
+        world.plug(&host, "eth0", &["192.168.115.2/24"]);
+        host.start();
+        host.rnet("bridge create br0 --uplink eth0").ok();
+        let web = host.container("web");
+        let before = host.snapshot();
+        let mut attach = Command::new(host.rnet_program());
+        attach.arg("--root").arg(&host.root).args(["attach", "br0", "web", "192.168.115.10/24"]);
+        let begun = Instant::now();
+        let attach = attach.stderr(Stdio::piped()).spawn().unwrap();
+        // The question to the LAN takes 300 ms. In the midst of it the name goes, as that of a container does.
+        wait_for("the middle of the question", SOON, || begun.elapsed() > Duration::from_millis(120));
+        host.end_container(web);
+        let said = attach.wait_with_output().unwrap();
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(said.status.code() == Some(3) && text.contains("web has ended meanwhile"), "{text}");
+        assert_eq!(host.rnet_json("attachments ls"), serde_json::json!([]));
+        host.wait_until_like(&before, "after the refused attach");
+        host.rnet("bridge rm br0").ok();
     });
 }

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use rnet_api::{ApiError, AttachReply, AttachRequest, Outcome};
 use rnet_kernel::{LinkKind, LinkOp, LinkState, Links, Netns, NewBridge, Route};
-use rnet_model::{AddressSpec, AttachSpec, EndpointId, HostIf, IfAddr, IfName, Kind, MacAddr, NetworkId};
+use rnet_model::{
+    AddressSpec, AttachSpec, EndpointId, Engine as ContainerEngine, HostIf, IfAddr, IfName, Kind, MacAddr, NetworkId,
+};
 
 use super::address::Resolved;
 use super::core::{inode, kernel};
@@ -73,6 +75,12 @@ impl Engine {
             Existing::Different(id) if spec.options.replace => Some(id),
             Existing::Different(id) => return Err(self.differs(id)),
         };
+        self.refuse_ended(target)?;
+        if !spec.options.no_persist && !request.dry_run && target.engine != ContainerEngine::Pid {
+            self.writer
+                .refuse_full()
+                .map_err(|e| e.hint("make room, or attach it until the next restart: --no-persist"))?;
+        }
         let old = old.and_then(|id| self.endpoints.get(&id).cloned());
         let master = self.master(&master_name)?;
         self.refuse_full(&master_name, master.as_ref())?;

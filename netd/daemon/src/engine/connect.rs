@@ -34,6 +34,7 @@ impl Engine {
         target: &Target,
     ) -> Result<AttachReply, ApiError> {
         let network = self.find_network(name)?;
+        self.refuse_ended(target)?;
         let asked = Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone() };
         self.connect_to(network, target, &asked)
     }

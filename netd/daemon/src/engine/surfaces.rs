@@ -1,7 +1,7 @@
 //! The kernel and the disk as the engine uses them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -77,7 +77,11 @@ pub(super) struct Writer {
     fault: Arc<Mutex<Option<String>>>,
     waiting: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
+    directory: PathBuf,
 }
+
+/// Bytes below which a disk counts as full: some commits of the store.
+const LEAST_ROOM: u64 = 256 * 1024;
 
 /// Everything the store holds: keys and JSON values.
 pub(super) type Stored = BTreeMap<String, Vec<u8>>;
@@ -87,6 +91,7 @@ impl Writer {
     pub(super) fn open(path: &Path) -> Result<(Self, Stored), ApiError> {
         let mut redb = RedbStore::open(path).map_err(|e| super::core::store(&e))?;
         let stored = redb.list("").map_err(|e| super::core::store(&e))?;
+        let directory = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
         let (orders, inbox) = mpsc::channel();
         let fault = Arc::new(Mutex::new(None));
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -96,7 +101,7 @@ impl Writer {
             .stack_size(512 * 1024)
             .spawn(move || serve(&mut redb, &inbox, &shared, &counter))
             .map_err(|e| ApiError::new(Kind::Retry, "cannot start the store thread").because(&e))?;
-        Ok((Writer { orders, fault, waiting, thread: Some(thread) }, stored))
+        Ok((Writer { orders, fault, waiting, thread: Some(thread), directory }, stored))
     }
 
     /// Commits and waits until it is on the disk.
@@ -112,6 +117,23 @@ impl Writer {
     pub(super) fn behind(&self, writes: Vec<Write>) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _ = self.orders.send(Order::Commit(writes, None));
+    }
+
+    /// Refuses what is to be written behind when that will fail: after a failure, until everything owed could be
+    /// written, and when there is hardly any room.
+    pub(super) fn refuse_full(&self) -> Result<(), ApiError> {
+        if self.fault().is_some() {
+            self.commit(Vec::new())?;
+        }
+        let left = nix::sys::statvfs::statvfs(&self.directory).map(|s| s.blocks_available() * s.fragment_size());
+        match left {
+            Ok(left) if left < LEAST_ROOM => Err(ApiError::new(
+                Kind::Retry,
+                format!("the disk is full: {} KiB are left for {}", left / 1024, self.directory.display()),
+            )),
+            // What cannot be asked will be said by the write.
+            _ => Ok(()),
+        }
     }
 
     /// Whether everything has been written.

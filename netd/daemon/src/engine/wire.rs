@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use rnet_api::ApiError;
-use rnet_kernel::{LinkKind, LinkState, Links, Netns};
+use rnet_kernel::{KernelError, LinkKind, LinkState, Links, Netns};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind};
 use rnet_plan::{Plan, apply, fail};
 use rnet_plugin_protocol::{Loopback, PluginError, Wanted};
@@ -14,6 +15,7 @@ use super::reap::Retired;
 use super::state::{EndpointRecord, Origin, Phase, Source};
 use super::surfaces::{delete, put};
 use super::{Engine, view};
+use crate::resolve::Target;
 
 /// The inside of a namespace before anything is done.
 #[derive(Debug)]
@@ -300,14 +302,39 @@ impl Engine {
 
     /// The namespace an endpoint lives in, if it still is the same one.
     pub(super) fn reopen(&self, record: &EndpointRecord) -> Option<Netns> {
-        let opened = match &record.source {
+        let opened = self.open_source(&record.source, &record.container_id).ok().flatten();
+        opened.filter(|ns| inode(ns.id()) == record.netns)
+    }
+
+    /// `None` if there is no such container any more.
+    fn open_source(&self, source: &Source, container: &str) -> Result<Option<Netns>, KernelError> {
+        let opened = match source {
             Source::Sandbox => {
-                let id = self.sandbox_of.get(&record.container_id)?;
-                Ok(self.sandboxes.get(id)?.netns.clone())
+                let sandbox = self.sandbox_of.get(container).and_then(|id| self.sandboxes.get(id));
+                return Ok(sandbox.map(|s| s.netns.clone()));
             }
             Source::Path(path) => Netns::open(path),
             Source::Pid(pid) => Netns::of_process(*pid),
         };
-        opened.ok().filter(|ns| inode(ns.id()) == record.netns)
+        match opened {
+            Ok(netns) => Ok(Some(netns)),
+            // EINVAL: a file whose namespace was unmounted.
+            Err(e) => match Errno::from_raw(e.errno) {
+                Errno::ENOENT | Errno::ESRCH | Errno::EINVAL => Ok(None),
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// Refuses a container that has ended since it was looked up. Its namespace is held open, so everything would work,
+    /// and nobody would ever see it.
+    pub(super) fn refuse_ended(&self, target: &Target) -> Result<(), ApiError> {
+        let fail = |e| kernel(format!("cannot look whether {} still runs", target.name), &e);
+        let now = self.open_source(&target.source(), &target.id).map_err(fail)?;
+        if now.is_some_and(|netns| netns.id() == target.netns.id()) {
+            return Ok(());
+        }
+        Err(ApiError::new(Kind::Missing, format!("{} has ended meanwhile", target.name))
+            .hint("start it and repeat the command"))
     }
 }
