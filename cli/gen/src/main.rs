@@ -46,11 +46,55 @@ fn pages(command: &Command, section: &str, folder: &Path) -> anyhow::Result<()> 
 fn write_pages(command: &Command, section: &str, folder: &Path) -> anyhow::Result<()> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");
     let path = folder.join(format!("{name}.{section}"));
-    let mut text = Vec::new();
-    let page = Man::new(command.clone()).title(name.to_uppercase()).section(section).manual("rnet");
-    page.render(&mut text)?;
+    let text = page(command, &name, section)?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     command.get_subcommands().filter(|c| !c.is_hide_set()).try_for_each(|c| write_pages(c, section, folder))
+}
+
+fn page(command: &Command, name: &str, section: &str) -> anyhow::Result<Vec<u8>> {
+    let notes = command.get_after_long_help().or_else(|| command.get_after_help()).map(ToString::to_string);
+    let bare = command.clone().after_help("").after_long_help("");
+    let page = Man::new(bare).title(name.to_uppercase()).section(section).manual("rnet");
+    let mut text = Vec::new();
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    page.render_options_section(&mut text)?;
+    if command.has_subcommands() {
+        page.render_subcommands_section(&mut text)?;
+    }
+    text.extend(roff_of(notes.as_deref().unwrap_or_default()).into_bytes());
+    Ok(text)
+}
+
+/// What stands below the options of `--help`, as sections of man-pages(7). A line that ends in a colon begins one; what
+/// is indented below it keeps its lines.
+fn roff_of(notes: &str) -> String {
+    let escaped = |line: &str| {
+        let line = line.replace('\\', "\\e").replace('-', "\\-");
+        if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line }
+    };
+    let mut out = String::new();
+    for block in notes.split("\n\n").filter(|b| !b.trim().is_empty()) {
+        let (first, rest) = block.split_once('\n').unwrap_or((block, ""));
+        let heading = first.strip_suffix(':').filter(|_| !rest.is_empty());
+        let (title, body) = match heading {
+            Some("Examples") => ("EXAMPLES", rest),
+            Some("Exit codes") => ("EXIT STATUS", rest),
+            Some(other) => (other, rest),
+            None => ("NOTES", block),
+        };
+        let keeps_lines = heading.is_some();
+        out.push_str(&format!(".SH \"{}\"\n", escaped(&title.to_uppercase())));
+        out.push_str(if keeps_lines { ".nf\n" } else { "" });
+        for line in body.lines() {
+            let line = line.strip_prefix("  ").unwrap_or(line);
+            out.push_str(&format!("{}\n", escaped(line)));
+        }
+        out.push_str(if keeps_lines { ".fi\n" } else { "" });
+    }
+    out
 }
 
 fn make(folder: &Path) -> anyhow::Result<PathBuf> {
@@ -74,5 +118,13 @@ mod tests {
         }
         std::fs::remove_dir_all(&dir)?;
         Ok(())
+    }
+
+    #[test]
+    fn examples_keep_their_lines() {
+        let notes = "A remark\nof two lines.\n\nExamples:\n  rnet x -y   do it\n  .hidden\n\nExit codes:\n  0 done";
+        let expected = ".SH \"NOTES\"\nA remark\nof two lines.\n.SH \"EXAMPLES\"\n.nf\nrnet x \\-y   do it\n\\&.hidden\n.fi\n\
+                        .SH \"EXIT STATUS\"\n.nf\n0 done\n.fi\n";
+        assert_eq!(roff_of(notes), expected);
     }
 }
