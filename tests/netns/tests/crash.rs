@@ -286,6 +286,44 @@ fn a_bridge_made_by_an_attach_outlives_a_crash_right_after_it() {
 }
 
 #[test]
+fn what_was_made_and_not_yet_marked_is_removed() {
+    run(|world| {
+        let host = world.host("h1");
+        host.forwarding_may_stay();
+        let web = host.container("web");
+        // Making a device and marking it are two messages; what the first one leaves is made here by hand.
+        let dies = |point: &str, step: &dyn Fn() -> bool| {
+            host.start_with(&Start { fail_point: Some(point.to_owned()), ..Start::default() });
+            assert!(!step());
+            assert_eq!(host.ended_by(), Some(9));
+        };
+        host.start();
+        host.rnet("bridge create br0").ok();
+        host.stop();
+        dies("attach.log.done", &|| attach(&host));
+        let log = std::fs::read_to_string(host.root.join("run/endpoints.log")).unwrap();
+        let name = log.rsplit("\"host_ifname\":\"").next().unwrap().split('"').next().unwrap().to_owned();
+        let file = web.path.display();
+        host.ip(&format!("link add {name} up master br0 type veth peer name eth0 netns {file}"));
+        host.start();
+        assert!(!host.has_link(&name));
+        assert!(attach(&host));
+        host.stop();
+        dies("network.log.done", &|| create_network(&host));
+        host.ip("link add blue0 type bridge");
+        host.start();
+        assert!(!host.has_link("blue0"));
+        assert!(create_network(&host));
+        host.stop();
+        dies("bridge.log.done", &|| host.rnet("bridge create br5").code == 0);
+        host.ip("link add br5 type bridge");
+        host.start();
+        assert!(!host.has_link("br5"));
+        host.rnet("bridge create br5").ok();
+    });
+}
+
+#[test]
 fn a_crash_in_a_replacement_leaves_one_of_the_two() {
     run(|world| {
         for (n, point) in

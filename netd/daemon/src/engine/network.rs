@@ -59,8 +59,9 @@ impl Engine {
         self.ensure_filter()?;
         let plan = self.network_plan(record)?;
         let log_key = format!("network/{id}");
+        let making = MakingNetwork { id, sysctls: settings_before(&plan), bridge: record.spec.bridge.clone() };
         fail::point("network.log");
-        self.log_put(&log_key, &MakingNetwork { id, sysctls: settings_before(&plan) })?;
+        self.log_put(&log_key, &making)?;
         fail::point("network.log.done");
         let made = apply(&plan, &mut self.kernel)
             .map_err(|f| kernel(format!("cannot create network {}", record.requested.name), &f.cause))

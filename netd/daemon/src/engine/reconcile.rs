@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Filter, FilterState, LinkOp, LinkState, Links, Netns, RouteEntry, Sysctls};
+use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use serde::de::DeserializeOwned;
@@ -51,6 +51,7 @@ impl Engine {
         let fail = |e| kernel("cannot read the host's links", &e);
         let links = self.kernel.host.links().map_err(fail)?;
         let mut ours = self.sort_links(links);
+        self.find_unmarked(&logged, &endpoints, &mut ours);
 
         self.recover_bridges(&logged, &stored, &mut ours)?;
         self.recover_networks(&logged, &stored, &mut ours);
@@ -94,6 +95,31 @@ impl Engine {
             }
         }
         ours
+    }
+
+    /// Links that a crash has left between their making and their marking, which are two messages: they are known by the
+    /// names that were written down before.
+    fn find_unmarked(&mut self, logged: &BTreeMap<String, Value>, endpoints: &[EndpointRecord], ours: &mut Ours) {
+        let wiring = || endpoints.iter().filter(|r| r.phase == Phase::Wiring);
+        let mut made: HashMap<IfName, String> = wiring().map(|r| (r.host_ifname.clone(), r.id.to_string())).collect();
+        let sandboxes = of_prefix::<SandboxRecord>(logged, "sandbox/").into_iter().filter_map(|s| s.prewired);
+        made.extend(sandboxes.map(|p| (p.host_ifname, p.endpoint.to_string())));
+        let bridges = of_prefix::<BridgeRecord>(logged, "bridge/").into_iter().map(|r| r.name);
+        let bridges = bridges.chain(wiring().filter(|r| r.network.is_none()).map(|r| r.master.clone()));
+        made.extend(bridges.map(|name| (name.clone(), format!("bridge/{name}"))));
+        let networks = of_prefix::<MakingNetwork>(logged, "network/").into_iter();
+        made.extend(networks.filter_map(|n| Some((n.bridge?, n.id.to_string()))));
+        let unmarked = |l: &LinkState| match l.kind {
+            LinkKind::Veth { .. } => l.alias.is_none(),
+            // It comes up with the last message.
+            LinkKind::Bridge { .. } => l.alias.is_none() && !l.up,
+            _ => false,
+        };
+        let found: Vec<u32> =
+            self.foreign.values().filter(|l| unmarked(l) && made.contains_key(&l.name)).map(|l| l.index).collect();
+        for link in found.into_iter().filter_map(|index| self.foreign.remove(&index)) {
+            ours.insert(made[&link.name].clone(), link);
+        }
     }
 
     /// Bridges: those half made are taken back, those that are missing are made.

@@ -135,6 +135,9 @@ pub(super) struct MakingNetwork {
     pub(super) id: NetworkId,
     /// Settings that the network changes, as they were.
     pub(super) sysctls: BTreeMap<String, String>,
+    /// Its bridge.
+    #[serde(default)]
+    pub(super) bridge: Option<IfName>,
 }
 
 /// An address of an uplink, to be put on the bridge and back.
