@@ -49,3 +49,12 @@ pub fn file_error(verb: &str, path: &std::path::Path, error: &std::io::Error) ->
     };
     ApiError::new(kind, format!("cannot {verb} {}", path.display())).because(error)
 }
+
+/// An error about a file of the instance, which on the machine's own instance is root's.
+fn instance_error(verb: &str, path: &std::path::Path, error: &std::io::Error) -> ApiError {
+    let plain = file_error(verb, path, error);
+    match plain.kind {
+        Kind::Denied => plain.hint("run it as root, or in namespaces of your own: unshare -Urnm, with --root DIR"),
+        _ => plain,
+    }
+}
