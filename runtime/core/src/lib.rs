@@ -21,7 +21,7 @@ mod spec;
 mod state;
 mod store;
 
-pub use caps::{CapName, effective_caps};
+pub use caps::{CapName, effective_caps, not_to_be_given};
 pub use id::ContainerId;
 pub use options::{Bind, BindAccess, EnvVar, Hostname, UserSpec};
 pub use signal::SignalName;

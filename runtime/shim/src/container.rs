@@ -1,5 +1,7 @@
 //! The life of one container: created, connected, started, waited for, taken down.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -12,7 +14,9 @@ use rnet_runtime::logs::Writer;
 use rnet_runtime::process::{Handle, ProcessId};
 use rnet_runtime::protocol::{Channel, ContainerRun, OnFailure, Report};
 use rnet_runtime::releases::Addresses;
-use rnet_runtime::{Container, Ended, Keep, Live, Phase, Store, passwd};
+use rnet_runtime::{
+    CapName, Container, Ended, Keep, Live, Phase, Store, effective_caps, file_error, not_to_be_given, passwd,
+};
 
 use crate::engine::{self, Created, Stdio};
 use crate::network::Network;
@@ -62,7 +66,9 @@ pub(crate) fn run(store: &Store, run: &ContainerRun, client: Client, channel: &C
 
 impl Life<'_> {
     fn begin(&mut self, run: &ContainerRun) -> Result<Running, Failure> {
-        engine::require_dir(&self.container.record.spec.rootfs)?;
+        let spec = &self.container.record.spec;
+        engine::require_dir(&spec.rootfs)?;
+        require_caps(&spec.cap_add, &spec.cap_drop)?;
         let network = Network::prepare(self.store, &self.container)?;
         match self.make(&network, run) {
             Ok((outside, init, pid)) => Ok(Running { network, outside, init, pid }),
@@ -176,6 +182,20 @@ impl Life<'_> {
         }
         let _ = reap(init.pid);
     }
+}
+
+/// libcontainer's own refusal does not say which.
+fn require_caps(add: &[CapName], drop: &[CapName]) -> Result<(), ApiError> {
+    let path = Path::new("/proc/self/status");
+    let status = std::fs::read_to_string(path).map_err(|e| file_error("read", path, &e))?;
+    let lacking = not_to_be_given(&effective_caps(add, drop), &status);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let names = lacking.join(", ");
+    let options: Vec<String> = lacking.iter().map(|name| format!("--cap-drop {name}")).collect();
+    Err(ApiError::new(Kind::Denied, format!("a container cannot be given capabilities that rnet lacks: {names}"))
+        .hint(format!("leave them out: {}", options.join(" "))))
 }
 
 fn forget_if(goes: bool) -> Addresses {
