@@ -61,7 +61,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
     volumes: Vec<Bind>,
 
-    /// Directory the program starts in
+    /// Directory the program starts in; made when it is missing
     #[arg(short, long, value_name = "DIR", default_value = "/", value_parser = workdir)]
     workdir: PathBuf,
 
@@ -223,7 +223,9 @@ pub(super) fn start(
     rnet_runtime::cgroup::make_ready();
     session.started()?;
     drop(lock);
-    let code = signals.map_or(Ok(0), |signals| session.follow(&signals))?;
+    let name = &container.record.name;
+    let left = format!("container {name} still runs; stop it with: rnet stop {name}");
+    let code = signals.map_or(Ok(0), |signals| session.follow(&signals, &left))?;
     drop(raw);
     Ok(code)
 }
