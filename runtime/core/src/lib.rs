@@ -20,6 +20,7 @@ mod signal;
 mod spec;
 mod state;
 mod store;
+pub mod workdir;
 
 pub use caps::{CapName, effective_caps, not_to_be_given};
 pub use id::ContainerId;
