@@ -356,15 +356,21 @@ pub(crate) fn wait(args: WaitArgs, ctx: &Context) -> Result<u8, ApiError> {
 /// Nobody waits for what is misspelled: a name that may be one of rnet's own containers is none of them, and is refused
 /// unless something is attached to a container of that name.
 fn known(container: &ContainerRef, client: &Client) -> Result<(), ApiError> {
-    let (name, unless) = match container {
-        ContainerRef::Any(name) => (name, client.attachments()?),
-        ContainerRef::Of(Engine::Rnet, name) => (name, Vec::new()),
-        _ => return Ok(()),
-    };
-    match unless.iter().any(|e| means(name.as_str(), e)) {
-        true => Ok(()),
-        false => Err(ApiError::new(Kind::Missing, format!("there is no container {name}, and no attachment of one"))
-            .hint("rnet ps -a and rnet attachments list them; to wait for one that is still to come, use --timeout")),
+    const LISTS: &str = "rnet ps -a and rnet attachments list them; for one that is still to come, use --timeout";
+    let missing =
+        |name, more: &str| ApiError::new(Kind::Missing, format!("there is no container {name} of rnet's own{more}"));
+    match container {
+        ContainerRef::Any(name) => match client.attachments() {
+            Ok(all) if all.iter().any(|e| means(name.as_str(), e)) => Ok(()),
+            Ok(_) => Err(missing(name, ", and nothing is attached to another one").hint(LISTS)),
+            Err(e) if e.kind == Kind::Unavailable => {
+                let error = missing(name, ", and nobody knows of others").because(&e);
+                Err(ApiError { hint: e.hint, ..error })
+            }
+            Err(e) => Err(e),
+        },
+        ContainerRef::Of(Engine::Rnet, name) => Err(missing(name, "").hint("rnet ps -a lists them")),
+        _ => Ok(()),
     }
 }
 

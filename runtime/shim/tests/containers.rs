@@ -326,8 +326,11 @@ fn words_for_programs() {
     assert_eq!(begun, serde_json::json!({"id": id, "name": "c"}));
     let all: serde_json::Value = serde_json::from_str(&bed.ok(&["inspect", "c"])).unwrap();
     assert_eq!((all[0]["id"].as_str(), all[0]["keep"].as_str()), (Some(id), Some("until-removed")));
-    let unknown = bed.run(&["wait", "rnet:nosuch"]);
-    assert_eq!(unknown.code, 3, "{}", unknown.err);
+    for word in ["rnet:nosuch", "nosuch"] {
+        let unknown = bed.run(&["wait", word]);
+        assert_eq!(unknown.code, 3, "{}", unknown.err);
+        assert!(unknown.err.starts_with("error: there is no container nosuch of rnet's own"), "{}", unknown.err);
+    }
     let ran = bed.run_container(&["--net", "a", "--ip", "10.0.0.2", "--ip", "10.0.0.3"], &["true"]);
     assert_eq!(ran.code, 125);
     assert_eq!(ran.err, "error: two IPv4 addresses were given; one of each family at most\n");
