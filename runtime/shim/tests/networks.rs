@@ -127,7 +127,8 @@ fn an_end_without_netd_is_made_good() {
     assert_eq!(address(&bed, "kept"), before);
     assert!(!notes.join(&kept).exists() && !notes.join(&gone).exists());
     let held = bed.ok(&["network", "allocations"]);
-    assert!(!held.contains(&gone), "{held}");
+    // An address that was in use a moment ago rests before another container gets it.
+    assert!(held.lines().filter(|l| l.contains(&gone)).all(|l| l.ends_with("resting")), "{held}");
     let attachments: serde_json::Value = serde_json::from_str(&sandboxes(&bed)).unwrap();
     assert_eq!(attachments.as_array().unwrap().len(), 1);
     assert!(!has_cgroup(&gone));
