@@ -7,8 +7,10 @@ use rnet_api::{
     ApiError, AttachReply, AttachRequest, Client, DetachRequest, DetachWhich, Endpoint, Outcome, WaitRequest,
 };
 use rnet_model::{
-    AddressSpec, AttachOptions, AttachSpec, ContainerRef, HostIf, IfName, Kind, MacAddr, RouteSpec, VlanId, VlanSet,
+    AddressSpec, AttachOptions, AttachSpec, ContainerRef, Engine, HostIf, IfName, Kind, MacAddr, RouteSpec, VlanId,
+    VlanSet,
 };
+use rnet_runtime::Status;
 
 use crate::{Context, output};
 
@@ -144,17 +146,22 @@ impl AttachArgs {
 
 /// Seconds with a fraction, as a duration of at most a day.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    number_of_seconds(text, 86_400)
+}
+
+fn number_of_seconds(text: &str, longest: u32) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()
-        .filter(|s| (0.0..=86_400.0).contains(s))
+        .filter(|s| (0.0..=f64::from(longest)).contains(s))
         .map(Duration::from_secs_f64)
-        .ok_or_else(|| "not a number of seconds from 0 to 86400".to_owned())
+        .ok_or_else(|| format!("not a number of seconds from 0 to {longest}"))
 }
 
 pub(crate) fn attach(args: AttachArgs, ctx: &Context) -> Result<u8, ApiError> {
     let patience = args.wait.unwrap_or_default();
     let request = args.request()?;
-    let reply = attach_patiently(&ctx.client(), &request, patience)?;
+    let reply = attach_patiently(&ctx.client(), &request, patience)
+        .map_err(|error| or_stopped(error, &request.spec.container, ctx))?;
     if ctx.json {
         output::json(&reply)?;
     } else {
@@ -300,7 +307,8 @@ fn attachment_row(e: &Endpoint) -> Vec<String> {
 /// Wait until an interface of a container is ready, or until a container ends
 ///
 /// With -i or --timeout, or for a container of another engine, waits until the interface is there with its addresses.
-/// Without them, for one of rnet's own containers, waits until it ends and prints its exit code.
+/// Without them, for one of rnet's own containers, waits until it ends and prints its exit code; a name that is neither
+/// such a container's nor one with an attachment is refused at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -316,18 +324,23 @@ pub(crate) struct WaitArgs {
     ifname: Option<IfName>,
 
     /// Longest wait for an interface in seconds, at most 3600 [default: 30]
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    #[arg(long, value_name = "S", value_parser = up_to_an_hour)]
     timeout: Option<Duration>,
 }
 
 const WAIT: Duration = Duration::from_secs(30);
 
+/// Seconds with a fraction, at most as many as netd waits.
+fn up_to_an_hour(text: &str) -> Result<Duration, String> {
+    number_of_seconds(text, 3600)
+}
+
 pub(crate) fn wait(args: WaitArgs, ctx: &Context) -> Result<u8, ApiError> {
-    if args.ifname.is_none()
-        && args.timeout.is_none()
-        && let Some(own) = crate::runtime::is_own(&args.container, ctx)?
-    {
-        return crate::runtime::end_of(&own);
+    if args.ifname.is_none() && args.timeout.is_none() {
+        if let Some(own) = crate::runtime::is_own(&args.container, ctx)? {
+            return crate::runtime::end_of(&own);
+        }
+        known(&args.container, &ctx.client())?;
     }
     let timeout = args.timeout.unwrap_or(WAIT);
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -338,4 +351,62 @@ pub(crate) fn wait(args: WaitArgs, ctx: &Context) -> Result<u8, ApiError> {
         output::line(&output::endpoint_line(&endpoint))?;
     }
     Ok(0)
+}
+
+/// Nobody waits for what is misspelled: a name that may be one of rnet's own containers is none of them, and is refused
+/// unless something is attached to a container of that name.
+fn known(container: &ContainerRef, client: &Client) -> Result<(), ApiError> {
+    const LISTS: &str = "rnet ps -a and rnet attachments list them; for one that is still to come, use --timeout";
+    let missing =
+        |name, more: &str| ApiError::new(Kind::Missing, format!("there is no container {name} of rnet's own{more}"));
+    match container {
+        ContainerRef::Any(name) => match client.attachments() {
+            Ok(all) if all.iter().any(|e| means(name.as_str(), e)) => Ok(()),
+            Ok(_) => Err(missing(name, ", and nothing is attached to another one").hint(LISTS)),
+            Err(e) if e.kind == Kind::Unavailable => {
+                let error = missing(name, ", and nobody knows of others").because(&e);
+                Err(ApiError { hint: e.hint, ..error })
+            }
+            Err(e) => Err(e),
+        },
+        ContainerRef::Of(Engine::Rnet, name) => Err(missing(name, "").hint("rnet ps -a lists them")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a word is a container's name or the beginning of its id.
+fn means(word: &str, endpoint: &Endpoint) -> bool {
+    endpoint.container == word || endpoint.container_id.starts_with(word)
+}
+
+/// netd knows containers that run; the runtime's own records say more of one that does not.
+fn or_stopped(error: ApiError, container: &ContainerRef, ctx: &Context) -> ApiError {
+    if error.kind != Kind::Missing {
+        return error;
+    }
+    // What cannot be read here does not make the first error another one.
+    let Ok(Some(own)) = crate::runtime::is_own(container, ctx) else { return error };
+    match own.status() {
+        Ok(Status::Created | Status::Exited | Status::Dead) => {
+            let name = own.record.name;
+            error.hint(format!("{name} is stopped: rnet start {name}"))
+        }
+        Ok(Status::Running) | Err(_) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_seconds() {
+        assert_eq!(up_to_an_hour("3600"), Ok(Duration::from_secs(3600)));
+        assert_eq!(up_to_an_hour("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["3600.1", "-1", "NaN", "", "99999"] {
+            assert_eq!(up_to_an_hour(bad), Err("not a number of seconds from 0 to 3600".to_owned()), "{bad}");
+        }
+        assert_eq!(seconds("86400"), Ok(Duration::from_secs(86_400)));
+        assert!(seconds("86401").is_err());
+    }
 }

@@ -64,7 +64,9 @@ fn attempt(args: ExecArgs, ctx: &Context) -> Result<u8, Failure> {
     };
     let session = Session::start(ctx, &Begin::Exec(run), attach)?;
     session.started()?;
-    let code = signals.map_or(Ok(0), |signals| session.follow(&signals))?;
+    let name = &container.record.name;
+    let left = format!("the program still runs in container {name}; what ends both: rnet stop {name}");
+    let code = signals.map_or(Ok(0), |signals| session.follow(&signals, &left))?;
     drop(raw);
     Ok(code)
 }

@@ -11,6 +11,7 @@ use rnet_runtime::{
     Bind, CapName, Container, ContainerId, ContainerSpec, EnvVar, Hostname, Keep, Lock, NetworkSettings, Record, Store,
     Streams, UserSpec,
 };
+use serde::Serialize;
 
 use super::ProgramArgs;
 use super::shim::{Attach, Failure, Session, catch_signals};
@@ -60,7 +61,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
     volumes: Vec<Bind>,
 
-    /// Directory the program starts in
+    /// Directory the program starts in; made when it is missing
     #[arg(short, long, value_name = "DIR", default_value = "/", value_parser = workdir)]
     workdir: PathBuf,
 
@@ -99,6 +100,26 @@ pub(super) fn environment(words: &[String]) -> Result<Vec<EnvVar>, InvalidInput>
     words.iter().filter_map(|word| EnvVar::parse(word, here).transpose()).collect()
 }
 
+/// A network gives an interface one address of each family.
+fn one_of_each_family(ips: &[IpAddr]) -> Result<(), ApiError> {
+    let several = |family: &str, count: usize| {
+        ApiError::new(
+            Kind::Invalid,
+            format!("{} {family} addresses were given; one of each family at most", number(count)),
+        )
+    };
+    let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) = ips.iter().partition(|ip| ip.is_ipv4());
+    match (v4.len(), v6.len()) {
+        (0 | 1, 0 | 1) => Ok(()),
+        (0 | 1, n) => Err(several("IPv6", n)),
+        (n, _) => Err(several("IPv4", n)),
+    }
+}
+
+fn number(count: usize) -> String {
+    if count == 2 { "two".to_owned() } else { count.to_string() }
+}
+
 impl RunArgs {
     fn into_spec(self) -> Result<ContainerSpec, ApiError> {
         let mode = self.net.unwrap_or_default();
@@ -109,6 +130,7 @@ impl RunArgs {
             )
             .hint("give one: --net NETWORK"));
         }
+        one_of_each_family(&self.ips)?;
         let rootfs =
             self.rootfs.canonicalize().map_err(|e| rnet_runtime::file_error("use --rootfs", &self.rootfs, &e))?;
         if !rootfs.is_dir() {
@@ -139,6 +161,13 @@ impl RunArgs {
     }
 }
 
+/// What `run -d --json` prints.
+#[derive(Debug, Serialize)]
+struct Begun<'a> {
+    id: &'a ContainerId,
+    name: &'a ContainerName,
+}
+
 /// Failures of rnet itself are 125 here, so that they are not taken for the program's.
 pub(crate) fn run(args: RunArgs, ctx: &Context) -> Result<u8, ApiError> {
     Ok(attempt(args, ctx).unwrap_or_else(|Failure { error, code }| {
@@ -162,7 +191,11 @@ fn attempt(args: RunArgs, ctx: &Context) -> Result<u8, Failure> {
     let lock = container.lock()?;
     let code = start(ctx, &container, lock, OnFailure::Remove, attach, raw)?;
     if attach == Attach::No {
-        output::line(container.record.id.as_str())?;
+        let Record { id, name, .. } = &container.record;
+        match ctx.json {
+            true => output::json(&Begun { id, name })?,
+            false => output::line(id.as_str())?,
+        }
     }
     Ok(code)
 }
@@ -190,7 +223,29 @@ pub(super) fn start(
     rnet_runtime::cgroup::make_ready();
     session.started()?;
     drop(lock);
-    let code = signals.map_or(Ok(0), |signals| session.follow(&signals))?;
+    let name = &container.record.name;
+    let left = format!("container {name} still runs; stop it with: rnet stop {name}");
+    let code = signals.map_or(Ok(0), |signals| session.follow(&signals, &left))?;
     drop(raw);
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_of_each_family() {
+        let check = |words: &[&str]| {
+            let ips: Vec<IpAddr> = words.iter().map(|w| w.parse().unwrap()).collect();
+            one_of_each_family(&ips).map_err(|e| (e.kind, e.message))
+        };
+        for good in [&[][..], &["10.0.0.2"], &["10.0.0.2", "fd00::2"], &["fd00::2"]] {
+            assert_eq!(check(good), Ok(()), "{good:?}");
+        }
+        let refused =
+            |text: &str| Err((Kind::Invalid, format!("{text} addresses were given; one of each family at most")));
+        assert_eq!(check(&["10.0.0.2", "fd00::2", "10.0.0.3"]), refused("two IPv4"));
+        assert_eq!(check(&["fd00::2", "fd00::2", "fd00::4"]), refused("3 IPv6"));
+    }
 }

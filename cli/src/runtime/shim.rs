@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -49,6 +50,28 @@ impl From<ApiError> for Failure {
 const PASSED_ON: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
+/// Exit code of a command that the user left.
+const INTERRUPTED: u8 = 130;
+
+/// The last times of SIGINT, newest last. A program that is process 1 and does not handle it cannot be interrupted
+/// (pid_namespaces(7)); the command can.
+#[derive(Debug, Default)]
+struct Interrupts([Option<Instant>; 3]);
+
+impl Interrupts {
+    /// So close together they are one wish.
+    const WITHIN: Duration = Duration::from_secs(5);
+
+    fn add(&mut self, now: Instant) {
+        self.0 = [self.0[1], self.0[2], Some(now)];
+    }
+
+    /// Whether the last three were close together.
+    fn insist(&self) -> bool {
+        matches!(self.0, [Some(first), _, Some(last)] if last.saturating_duration_since(first) <= Self::WITHIN)
+    }
+}
+
 impl Session {
     /// Starts one with its task.
     pub(super) fn start(ctx: &Context, begin: &Begin, attach: Attach) -> Result<Self, ApiError> {
@@ -84,8 +107,10 @@ impl Session {
         }
     }
 
-    /// Waits until the program has ended, passing signals and the terminal's size on; its exit code.
-    pub(super) fn follow(&self, signals: &SignalFd) -> Result<u8, ApiError> {
+    /// Waits until the program has ended, passing signals and the terminal's size on; its exit code. Leaves, saying
+    /// `left`, when the user insists on it.
+    pub(super) fn follow(&self, signals: &SignalFd, left: &str) -> Result<u8, ApiError> {
+        let mut interrupts = Interrupts::default();
         loop {
             let mut fds =
                 [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -97,9 +122,13 @@ impl Session {
             let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
             let (reported, signalled) = (ready(&fds[0]), ready(&fds[1]));
             if signalled {
-                self.pass_on(signals);
+                self.pass_on(signals, &mut interrupts);
             }
             if !reported {
+                if interrupts.insist() {
+                    output::remark(&format!("remark: {left}"));
+                    return Ok(INTERRUPTED);
+                }
                 continue;
             }
             match self.report()? {
@@ -113,8 +142,11 @@ impl Session {
         }
     }
 
-    fn pass_on(&self, signals: &SignalFd) {
+    fn pass_on(&self, signals: &SignalFd, interrupts: &mut Interrupts) {
         while let Ok(Some(info)) = signals.read_signal() {
+            if i32::try_from(info.ssi_signo) == Ok(Signal::SIGINT as i32) {
+                interrupts.add(Instant::now());
+            }
             let request = match i32::try_from(info.ssi_signo).map(Signal::try_from) {
                 Ok(Ok(Signal::SIGWINCH)) => WindowSize::of(std::io::stdout()).map(Request::Resize),
                 Ok(Ok(signal)) => Some(Request::Signal(signal as i32)),
@@ -164,4 +196,29 @@ fn log_file(root: &Root, path: &PathBuf) -> Result<Stdio, ApiError> {
     made.map_err(|e| rnet_runtime::file_error("make", &root.run, &e))?;
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
     file.map(Stdio::from).map_err(|e| rnet_runtime::file_error("open", path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_interrupts_in_a_row_are_insistence() {
+        let begin = Instant::now();
+        let insist = |seconds: &[u64]| {
+            let mut interrupts = Interrupts::default();
+            seconds.iter().for_each(|s| interrupts.add(begin + Duration::from_secs(*s)));
+            interrupts.insist()
+        };
+        for (seconds, expected) in [
+            (&[][..], false),
+            (&[0, 1], false),
+            (&[0, 1, 5], true),
+            (&[0, 1, 6], false),
+            (&[0, 10, 20, 21], false),
+            (&[0, 10, 11, 12], true),
+        ] {
+            assert_eq!(insist(seconds), expected, "{seconds:?}");
+        }
+    }
 }

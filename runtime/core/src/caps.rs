@@ -133,6 +133,18 @@ pub fn effective_caps(add: &[CapName], drop: &[CapName]) -> BTreeSet<&'static st
     set
 }
 
+/// Which of `wanted` a process cannot give, by its /proc/PID/status (proc_pid_status(5)): those that are not both in its
+/// permitted and in its bounding set. A status without these lines forbids nothing.
+pub fn not_to_be_given(wanted: &BTreeSet<&'static str>, status: &str) -> Vec<&'static str> {
+    let set = |field: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(field));
+        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX)
+    };
+    let held = set("CapPrm:") & set("CapBnd:");
+    let lacks = |(bit, name): (usize, &'static str)| (held >> bit & 1 == 0 && wanted.contains(name)).then_some(name);
+    ALL.into_iter().enumerate().filter_map(lacks).collect()
+}
+
 fn single(cap: &CapName) -> Option<&'static str> {
     match cap {
         CapName::All => None,
@@ -159,6 +171,16 @@ mod tests {
         assert_eq!(caps(&["ALL"], &[]).len(), ALL.len());
         assert!(!caps(&["ALL"], &["SYS_ADMIN"]).contains(&"SYS_ADMIN"));
         assert!(caps(&[], &["ALL"]).is_empty());
+    }
+
+    #[test]
+    fn what_the_own_sets_lack() {
+        let status = "Name:\tx\nCapPrm:\t000001fffeffffff\nCapEff:\t0000000000000000\nCapBnd:\t000001ffffffffbf\n";
+        let wanted = |names: &[&'static str]| names.iter().copied().collect();
+        assert_eq!(not_to_be_given(&ALL.into_iter().collect(), status), ["SETGID", "SYS_RESOURCE"]);
+        assert_eq!(not_to_be_given(&wanted(&["CHOWN", "SYS_RESOURCE"]), status), ["SYS_RESOURCE"]);
+        assert!(not_to_be_given(&wanted(&["CHOWN", "CHECKPOINT_RESTORE"]), status).is_empty());
+        assert!(not_to_be_given(&wanted(&["CHOWN"]), "").is_empty());
     }
 
     #[test]

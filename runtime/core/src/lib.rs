@@ -20,8 +20,9 @@ mod signal;
 mod spec;
 mod state;
 mod store;
+pub mod workdir;
 
-pub use caps::{CapName, effective_caps};
+pub use caps::{CapName, effective_caps, not_to_be_given};
 pub use id::ContainerId;
 pub use options::{Bind, BindAccess, EnvVar, Hostname, UserSpec};
 pub use signal::SignalName;
@@ -48,4 +49,13 @@ pub fn file_error(verb: &str, path: &std::path::Path, error: &std::io::Error) ->
         _ => Kind::Retry,
     };
     ApiError::new(kind, format!("cannot {verb} {}", path.display())).because(error)
+}
+
+/// An error about a file of the instance, which on the machine's own instance is root's.
+fn instance_error(verb: &str, path: &std::path::Path, error: &std::io::Error) -> ApiError {
+    let plain = file_error(verb, path, error);
+    match plain.kind {
+        Kind::Denied => plain.hint("run it as root, or in namespaces of your own: unshare -Urnm, with --root DIR"),
+        _ => plain,
+    }
 }

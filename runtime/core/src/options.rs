@@ -144,6 +144,11 @@ impl Principal {
         if let Ok(number) = text.parse::<u32>() {
             return Ok(Principal::Number(number));
         }
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+            // The last number means "no change" to chown(2) and "none" elsewhere, but what to do with it is the kernel's.
+            return Err(InvalidInput::new("user", whole, "is a number that no user or group has")
+                .hint(format!("write one from 0 to {}", u32::MAX)));
+        }
         let fine = |c: char| c.is_ascii_graphic() && !matches!(c, ':' | '/' | ',');
         if text.is_empty() || text.starts_with('-') || !text.chars().all(fine) {
             return Err(InvalidInput::new("user", whole, "is neither a number nor a name").hint("write USER[:GROUP]"));
@@ -261,6 +266,11 @@ mod tests {
         }
         for bad in ["", ":", "a:", ":b", "a b", "-1", "a/b", "a:b:c"] {
             assert!(bad.parse::<UserSpec>().is_err(), "{bad}");
+        }
+        assert!("4294967294:4294967294".parse::<UserSpec>().is_ok());
+        for bad in ["99999999999", "0:4294967296"] {
+            let refused = bad.parse::<UserSpec>().unwrap_err().to_string();
+            assert!(refused.contains("a number that no user or group has"), "{refused}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{Bind, CapName, ContainerId, EnvVar, Hostname, UserSpec};
 
 /// How the container's standard streams are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Streams {
     /// Pipes, stdin from /dev/null.
     Output,
@@ -19,6 +19,8 @@ pub enum Streams {
     /// A terminal that nobody types into.
     Terminal,
     /// A terminal.
+    // The other names of values, here and below, are those that records of earlier versions have.
+    #[serde(alias = "interactiveterminal")]
     InteractiveTerminal,
 }
 
@@ -46,11 +48,13 @@ impl Streams {
 
 /// What becomes of the container when it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Keep {
     /// It stays, stopped, until `rnet rm`.
+    #[serde(alias = "untilremoved")]
     UntilRemoved,
     /// `--rm`: it goes.
+    #[serde(alias = "whilerunning")]
     WhileRunning,
 }
 
@@ -105,4 +109,24 @@ pub struct Record {
     pub created: jiff::Timestamp,
     /// What was asked for.
     pub spec: ContainerSpec,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_records_now_and_before() {
+        for (keep, now, before) in [
+            (Keep::UntilRemoved, "\"until-removed\"", "\"untilremoved\""),
+            (Keep::WhileRunning, "\"while-running\"", "\"whilerunning\""),
+        ] {
+            assert_eq!(serde_json::to_string(&keep).unwrap(), now);
+            assert_eq!(serde_json::from_str::<Keep>(now).unwrap(), keep);
+            assert_eq!(serde_json::from_str::<Keep>(before).unwrap(), keep);
+        }
+        for word in ["\"interactive-terminal\"", "\"interactiveterminal\""] {
+            assert_eq!(serde_json::from_str::<Streams>(word).unwrap(), Streams::InteractiveTerminal);
+        }
+    }
 }

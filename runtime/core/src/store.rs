@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bundle::OwnFiles;
-use crate::{ContainerId, Ended, Keep, Live, Record, Status, file_error, status};
+use crate::{ContainerId, Ended, Keep, Live, Record, Status, instance_error, status};
 
 const RECORD: &str = "container.json";
 const ENDED: &str = "ended.json";
@@ -108,7 +108,7 @@ impl Store {
             match std::os::unix::fs::symlink(id.as_str(), &link) {
                 Ok(()) => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(file_error("take the name", &link, &e)),
+                Err(e) => return Err(instance_error("take the name", &link, &e)),
             }
             let Some(holder) = self.named(name.as_str()) else { continue };
             if self.load(&holder)?.is_some() {
@@ -170,11 +170,11 @@ impl Store {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(file_error("list", &dir, &e)),
+            Err(e) => return Err(instance_error("list", &dir, &e)),
         };
         let mut ids = Vec::new();
         for entry in entries {
-            let name = entry.map_err(|e| file_error("list", &dir, &e))?.file_name();
+            let name = entry.map_err(|e| instance_error("list", &dir, &e))?.file_name();
             ids.extend(name.to_str().and_then(|name| name.parse().ok()));
         }
         Ok(ids)
@@ -239,7 +239,7 @@ impl Container {
     /// When it cannot be written.
     pub fn mark_known_to_netd(&self) -> Result<(), ApiError> {
         let path = self.lib(NETD);
-        fs::write(&path, "").map_err(|e| file_error("write", &path, &e))
+        fs::write(&path, "").map_err(|e| instance_error("write", &path, &e))
     }
 
     /// netd was never reached.
@@ -266,9 +266,10 @@ impl Container {
         let file = match opened {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(unknown(self.record.name.as_str())),
-            Err(e) => return Err(file_error("open", &path, &e)),
+            Err(e) => return Err(instance_error("open", &path, &e)),
         };
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| file_error("lock", &path, &e.into()))?;
+        let lock =
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| instance_error("lock", &path, &e.into()))?;
         match self.lib(RECORD).exists() {
             true => Ok(lock),
             false => Err(unknown(self.record.name.as_str())),
@@ -313,7 +314,7 @@ impl Container {
     pub fn begin_run(&self) -> Result<(), ApiError> {
         make_dir(&self.run, 0o700)?;
         let exit = self.run.join(EXIT);
-        fs::write(&exit, "").map_err(|e| file_error("write", &exit, &e))
+        fs::write(&exit, "").map_err(|e| instance_error("write", &exit, &e))
     }
 
     /// Says how far the shim is.
@@ -331,7 +332,7 @@ impl Container {
     pub fn set_ended(&self, ended: &Ended) -> Result<(), ApiError> {
         self.write(&self.lib.join(ENDED), ended)?;
         let exit = self.run.join(EXIT);
-        fs::write(&exit, ended.code.to_string()).map_err(|e| file_error("write", &exit, &e))
+        fs::write(&exit, ended.code.to_string()).map_err(|e| instance_error("write", &exit, &e))
     }
 
     /// The file that will say the exit code of this run. Opened before the end it can be read after it, also when the
@@ -344,7 +345,7 @@ impl Container {
         match File::open(&path) {
             Ok(file) => Ok(Some(file)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(file_error("open", &path, &e)),
+            Err(e) => Err(instance_error("open", &path, &e)),
         }
     }
 
@@ -372,7 +373,7 @@ fn unknown(word: &str) -> ApiError {
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), ApiError> {
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|e| file_error("make", path, &e))
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|e| instance_error("make", path, &e))
 }
 
 /// Whether a file must be on the disk before it counts.
@@ -399,7 +400,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T, sync: Sync) -> Re
     })();
     written.map_err(|e| {
         let _ = fs::remove_file(&temporary);
-        file_error("write", path, &e)
+        instance_error("write", path, &e)
     })
 }
 
@@ -408,7 +409,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, A
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(file_error("read", path, &e)),
+        Err(e) => return Err(instance_error("read", path, &e)),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|e| {
         ApiError::new(Kind::Bug, format!("{} cannot be understood", path.display()))
@@ -419,14 +420,14 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, A
 
 pub(crate) fn remove_file(path: &Path) -> Result<(), ApiError> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", path, &e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(instance_error("remove", path, &e)),
         _ => Ok(()),
     }
 }
 
 fn remove_dir(path: &Path) -> Result<(), ApiError> {
     match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", path, &e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(instance_error("remove", path, &e)),
         _ => Ok(()),
     }
 }

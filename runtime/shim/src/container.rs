@@ -1,5 +1,7 @@
 //! The life of one container: created, connected, started, waited for, taken down.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -12,7 +14,9 @@ use rnet_runtime::logs::Writer;
 use rnet_runtime::process::{Handle, ProcessId};
 use rnet_runtime::protocol::{Channel, ContainerRun, OnFailure, Report};
 use rnet_runtime::releases::Addresses;
-use rnet_runtime::{Container, Ended, Keep, Live, Phase, Store, passwd};
+use rnet_runtime::{
+    CapName, Container, Ended, Keep, Live, Phase, Store, effective_caps, file_error, not_to_be_given, passwd, workdir,
+};
 
 use crate::engine::{self, Created, Stdio};
 use crate::network::Network;
@@ -62,7 +66,11 @@ pub(crate) fn run(store: &Store, run: &ContainerRun, client: Client, channel: &C
 
 impl Life<'_> {
     fn begin(&mut self, run: &ContainerRun) -> Result<Running, Failure> {
-        engine::require_dir(&self.container.record.spec.rootfs)?;
+        let spec = &self.container.record.spec;
+        engine::require_dir(&spec.rootfs)?;
+        require_caps(&spec.cap_add, &spec.cap_drop)?;
+        workdir::make(&spec.rootfs, &spec.workdir, &spec.binds)
+            .map_err(|e| Failure::new(Failure::NOT_EXECUTABLE, e))?;
         let network = Network::prepare(self.store, &self.container)?;
         match self.make(&network, run) {
             Ok((outside, init, pid)) => Ok(Running { network, outside, init, pid }),
@@ -114,7 +122,7 @@ impl Life<'_> {
 
     /// The process is noted at once, so that it can be found should the shim be killed.
     fn create(&mut self, spec: &oci_spec::runtime::Spec, stdio: Stdio) -> Result<Created, Failure> {
-        let created = engine::create(&self.container, spec, stdio)?;
+        let created = engine::create(&self.container, spec, stdio).map_err(|f| suspect_workdir(f, &self.container))?;
         self.live.init = Some(ProcessId::of(created.pid)?);
         self.container.set_live(&self.live)?;
         Ok(created)
@@ -176,6 +184,31 @@ impl Life<'_> {
         }
         let _ = reap(init.pid);
     }
+}
+
+/// libcontainer's own refusal does not say which.
+fn require_caps(add: &[CapName], drop: &[CapName]) -> Result<(), ApiError> {
+    let path = Path::new("/proc/self/status");
+    let status = std::fs::read_to_string(path).map_err(|e| file_error("read", path, &e))?;
+    let lacking = not_to_be_given(&effective_caps(add, drop), &status);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let names = lacking.join(", ");
+    let options: Vec<String> = lacking.iter().map(|name| format!("--cap-drop {name}")).collect();
+    Err(ApiError::new(Kind::Denied, format!("a container cannot be given capabilities that rnet lacks: {names}"))
+        .hint(format!("leave them out: {}", options.join(" "))))
+}
+
+/// libcontainer does not say that it was the directory; the one below a mount was not made before.
+fn suspect_workdir(mut failure: Failure, container: &Container) -> Failure {
+    let spec = &container.record.spec;
+    if failure.code == Failure::OWN && failure.error.hint.is_none() && spec.workdir != Path::new("/") {
+        let dir = spec.workdir.display();
+        failure.error =
+            failure.error.hint(format!("is {dir} a directory there? -w makes none below what -v or rnet mounts"));
+    }
+    failure
 }
 
 fn forget_if(goes: bool) -> Addresses {

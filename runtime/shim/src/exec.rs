@@ -11,7 +11,7 @@ use rnet_model::Kind;
 use rnet_runtime::cgroup::{self, Cgroups};
 use rnet_runtime::process::Handle;
 use rnet_runtime::protocol::{Channel, ExecRun, Report};
-use rnet_runtime::{Status, Store, bundle, passwd};
+use rnet_runtime::{Status, Store, bundle, passwd, workdir};
 
 use crate::Failure;
 use crate::container::reap;
@@ -31,6 +31,10 @@ pub(crate) fn run(store: &Store, run: &ExecRun, mut client: Client, channel: &Ch
         return Err(ApiError::new(Kind::Conflict, format!("container {name} does not run"))
             .hint(format!("start it first: rnet start {name}"))
             .into());
+    }
+    if let Some(init) = container.live()?.and_then(|live| live.init) {
+        let wanted = run.workdir.as_ref().unwrap_or(&container.record.spec.workdir);
+        workdir::require(init.pid, wanted).map_err(|e| Failure::new(Failure::NOT_EXECUTABLE, e))?;
     }
     let made_from = engine::configuration_of(&container)?;
     let hostname = made_from.hostname().clone().unwrap_or_default();

@@ -34,6 +34,8 @@ struct Failure {
 impl Failure {
     /// Exit code of a failure that is not the program's.
     const OWN: u8 = 125;
+    /// The program was found and is none, or may not be run, or not there.
+    const NOT_EXECUTABLE: u8 = 126;
 
     fn new(code: u8, error: ApiError) -> Self {
         Failure { error, code }

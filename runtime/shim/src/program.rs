@@ -21,8 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Failure, cannot};
 
-/// The program was found and is none, or may not be run.
-const NOT_EXECUTABLE: u8 = 126;
+const NOT_EXECUTABLE: u8 = Failure::NOT_EXECUTABLE;
 /// The program was not found.
 const NOT_FOUND: u8 = 127;
 

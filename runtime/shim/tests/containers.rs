@@ -257,3 +257,81 @@ fn a_shim_killed_while_it_makes_a_container_leaves_nothing() {
         bed.assert_clean();
     }
 }
+
+#[test]
+fn the_directory_a_program_starts_in() {
+    let Some(bed) = Bed::new("the_directory_a_program_starts_in") else { return };
+    let rm = ["--rm", "--net", "none"];
+    let made = bed.run_container(&[&rm[..], &["-w", "/not/there", "-u", "web"]].concat(), &["pwd"]);
+    assert_eq!((made.code, made.out.as_str()), (0, "/not/there\n"), "{}", made.err);
+    assert!(bed.rootfs().join("not/there").is_dir());
+    let file = bed.run_container(&[&rm[..], &["-w", "/etc/passwd"]].concat(), &["pwd"]);
+    assert_eq!(file.code, 126);
+    assert!(file.err.contains("the directory /etc/passwd of the container: it is something else"), "{}", file.err);
+    let volume = format!("{}:/data", bed.root().display());
+    let covered = bed.run_container(&[&rm[..], &["-v", &volume, "-w", "/data/none"]].concat(), &["pwd"]);
+    assert_eq!(covered.code, 125);
+    assert!(covered.err.contains("hint: is /data/none a directory there?"), "{}", covered.err);
+    assert!(!bed.root().join("none").exists());
+    bed.start_container(&[&NONE[..], &["--name", "c", "-v", &volume]].concat(), &["sleep", "1000"]);
+    assert_eq!(bed.ok(&["exec", "-w", "/data", "c", "pwd"]), "/data\n");
+    for (dir, why) in [("/none", "there is none"), ("/etc/passwd", "it is something else")] {
+        let absent = bed.run(&["exec", "-w", dir, "c", "true"]);
+        assert_eq!(absent.code, 126, "{}", absent.err);
+        let expected = format!("error: cannot start in the directory {dir} of the container: {why}\n");
+        assert!(absent.err.starts_with(&expected), "{}", absent.err);
+    }
+}
+
+#[test]
+fn capabilities_that_are_not_there_to_give() {
+    let Some(bed) = Bed::new("capabilities_that_are_not_there_to_give") else { return };
+    let rm = ["--rm", "--net", "none", "--cap-add", "ALL"];
+    let words = bed.container(&rm, &["true"]);
+    let script = "exec setpriv --bounding-set -sys_boot,-sys_time \"$0\" \"$@\"";
+    let lacking = bed.wrapped(&["sh", "-c", script], &words);
+    assert_eq!(lacking.code, 125);
+    assert!(lacking.err.contains("capabilities that rnet lacks: "), "{}", lacking.err);
+    assert!(lacking.err.contains("SYS_BOOT, ") && lacking.err.contains("SYS_TIME"), "{}", lacking.err);
+    let hint = lacking.err.lines().find_map(|l| l.strip_prefix("hint: leave them out: ")).unwrap();
+    let fewer = bed.container(&[&rm[..], &hint.split(' ').collect::<Vec<_>>()].concat(), &["true"]);
+    let ran = bed.wrapped(&["sh", "-c", script], &fewer);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    bed.assert_clean();
+}
+
+#[test]
+fn the_third_interrupt_leaves() {
+    let Some(bed) = Bed::new("the_third_interrupt_leaves") else { return };
+    let words = bed.container(&[&NONE[..], &["--name", "deaf"]].concat(), &["sh", "-c", "echo go; exec sleep 1000"]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut child = bed.rnet(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    let pid = Pid::from_raw(child.id().cast_signed());
+    // Signals that are not taken one by one are one; so they are repeated.
+    wait_for("its leave", || !runs(pid.as_raw()) || kill(pid, Signal::SIGINT).is_err());
+    let left = child.wait_with_output().unwrap();
+    assert_eq!(code(left.status), 130);
+    let remark = "remark: container deaf still runs; stop it with: rnet stop deaf\n";
+    assert_eq!(String::from_utf8_lossy(&left.stderr), remark);
+    assert_eq!(bed.status("deaf"), "running");
+}
+
+#[test]
+fn words_for_programs() {
+    let Some(bed) = Bed::new("words_for_programs") else { return };
+    let ran = bed.run_container(&["-d", "--json", "--net", "none", "--name", "c"], &["sleep", "1000"]);
+    let begun: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let id = begun["id"].as_str().unwrap();
+    assert_eq!(begun, serde_json::json!({"id": id, "name": "c"}));
+    let all: serde_json::Value = serde_json::from_str(&bed.ok(&["inspect", "c"])).unwrap();
+    assert_eq!((all[0]["id"].as_str(), all[0]["keep"].as_str()), (Some(id), Some("until-removed")));
+    for word in ["rnet:nosuch", "nosuch"] {
+        let unknown = bed.run(&["wait", word]);
+        assert_eq!(unknown.code, 3, "{}", unknown.err);
+        assert!(unknown.err.starts_with("error: there is no container nosuch of rnet's own"), "{}", unknown.err);
+    }
+    let ran = bed.run_container(&["--net", "a", "--ip", "10.0.0.2", "--ip", "10.0.0.3"], &["true"]);
+    assert_eq!(ran.code, 125);
+    assert_eq!(ran.err, "error: two IPv4 addresses were given; one of each family at most\n");
+}

@@ -149,3 +149,22 @@ fn without_netd_a_namespace_of_its_own() {
     let host = bed.run_container(&["--rm", "--net", "host"], &["ip", "-o", "link", "show", "br9"]);
     assert!(host.out.contains("br9"), "{host:?}");
 }
+
+#[test]
+fn names_of_nothing_and_of_what_is_stopped() {
+    let Some(mut bed) = Bed::new("names_of_nothing_and_of_what_is_stopped") else { return };
+    bed.start_netd();
+    bed.start_container(&["--name", "n", "--net", "none"], &["sleep", "1000"]);
+    bed.ok(&["attach", "br9", "n", "10.9.9.2/24"]);
+    let begun = std::time::Instant::now();
+    let unknown = bed.run(&["wait", "nosuch"]);
+    assert_eq!(unknown.code, 3, "{}", unknown.err);
+    assert!(unknown.err.starts_with("error: there is no container nosuch"), "{}", unknown.err);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "it does not wait");
+    let late = bed.run(&["wait", "--timeout", "0.1", "nosuch"]);
+    assert_eq!(late.code, 5, "asked to, it waits: {}", late.err);
+    bed.ok(&["stop", "-t", "0", "n"]);
+    let stopped = bed.run(&["attach", "br9", "n", "10.9.9.3/24"]);
+    assert_eq!(stopped.code, 3, "{}", stopped.err);
+    assert!(stopped.err.ends_with("hint: n is stopped: rnet start n\n"), "{}", stopped.err);
+}

@@ -101,6 +101,13 @@ impl Bed {
         command
     }
 
+    /// Runs `rnet` to its end, started by another program.
+    pub(crate) fn wrapped(&self, wrapper: &[&str], words: &[String]) -> Ran {
+        let mut command = self.inside(Path::new(wrapper[0]));
+        command.args(&wrapper[1..]).arg(self.program("rnet")).args(words);
+        Ran::from(command.output().unwrap())
+    }
+
     /// Runs `rnet` to its end.
     pub(crate) fn run(&self, words: &[&str]) -> Ran {
         Ran::from(self.rnet(words).output().unwrap())
