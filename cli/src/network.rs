@@ -138,7 +138,7 @@ pub(crate) struct ConnectArgs {
     #[arg(value_name = "NETWORK")]
     network: String,
 
-    /// Container: [docker:|podman:|containerd:|lxc:|netns:|pid:|rnet:]NAME-or-ID
+    /// Container: [rnet:|docker:|netns:]NAME-or-ID or pid:N; podman:, containerd: and lxc: are not in this version
     #[arg(value_name = "CTR")]
     container: ContainerRef,
 

@@ -172,9 +172,9 @@ impl Engine {
         let HostIf::Name(name) = &spec.hostif else {
             return Err(ApiError::new(
                 Kind::Unsupported,
-                format!("{}: naming the host side by its MAC address is not in this version", spec.hostif),
+                format!("{}: such a host side is not in this version", spec.hostif),
             )
-            .hint("name the bridge"));
+            .hint("name a bridge"));
         };
         if spec.options.vlan.is_some() || spec.options.trunk.is_some() {
             return Err(ApiError::new(
