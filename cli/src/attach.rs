@@ -34,11 +34,11 @@ The same attach again changes nothing and succeeds. A failed attach leaves nothi
 #[derive(Debug, Args)]
 #[command(after_help = ATTACH_HELP)]
 pub(crate) struct AttachArgs {
-    /// Host side: interface name, or mac:xx:xx:xx:xx:xx:xx
+    /// Host side: name of a bridge; mac:xx:xx:xx:xx:xx:xx is not in this version
     #[arg(value_name = "HOSTIF")]
     hostif: HostIf,
 
-    /// Container: [docker:|podman:|containerd:|lxc:|netns:|pid:|rnet:]NAME-or-ID
+    /// Container: [rnet:|docker:|netns:]NAME-or-ID or pid:N; podman:, containerd: and lxc: are not in this version
     #[arg(value_name = "CTR")]
     container: ContainerRef,
 
@@ -51,7 +51,7 @@ pub(crate) struct AttachArgs {
     )]
     address: AddressSpec,
 
-    /// [MAC|U:text][@VLAN]: MAC address inside, U:text makes a stable one from the text
+    /// MAC or U:text: MAC address inside, U:text makes a stable one from the text; @VLAN is not in this version
     #[arg(value_name = "MAC")]
     mac_word: Option<String>,
 
@@ -81,15 +81,15 @@ struct AttachFlags {
     #[arg(long, value_name = "MAC")]
     mac: Option<MacAddr>,
 
-    /// Access VLAN of the bridge port, 1 to 4094 [default: untagged]
+    /// Access VLAN of the bridge port, 1 to 4094 (not in this version) [default: untagged]
     #[arg(long, value_name = "VID")]
     vlan: Option<VlanId>,
 
-    /// Tagged VLANs of the bridge port: VID[,VID-VID]... [default: none]
+    /// Tagged VLANs of the bridge port: VID[,VID-VID]... (not in this version) [default: none]
     #[arg(long, value_name = "VIDS", conflicts_with = "vlan")]
     trunk: Option<VlanSet>,
 
-    /// MTU in bytes [default: the host side's]
+    /// MTU in bytes, at most the bridge's [default: the bridge's]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u32>,
 
@@ -113,7 +113,8 @@ struct AttachFlags {
     #[arg(long)]
     no_probe: bool,
 
-    /// Replace an attachment of the same interface that differs [default: refuse]
+    /// Replace an attachment of the same interface that differs; its MAC address and its -l name stay unless others are
+    /// given [default: refuse]
     #[arg(long)]
     replace: bool,
 }
@@ -246,7 +247,7 @@ pub(crate) fn print_detached(gone: &[Endpoint], ctx: &Context) -> Result<(), Api
     if ctx.json {
         return output::json(gone);
     }
-    gone.iter().try_for_each(|e| output::line(&format!("{} {}: detached", e.container, e.ifname)))
+    gone.iter().try_for_each(|e| output::line(&format!("{} {}: detached", output::container(e), e.ifname)))
 }
 
 /// List attachments, or show one

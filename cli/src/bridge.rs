@@ -45,7 +45,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u32>,
 
-    /// Keep VLANs apart on the bridge (needs CONFIG_BRIDGE_VLAN_FILTERING)
+    /// Keep VLANs apart on the bridge (not in this version)
     #[arg(long)]
     vlan_filtering: bool,
 }

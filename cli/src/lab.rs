@@ -246,7 +246,12 @@ fn count(n: usize, what: &str) -> String {
 
 fn destroy(options: &Destroy, context: &Context) -> Result<u8, ApiError> {
     let book = Book::open(&context.root)?;
-    let records = if options.all { book.all()? } else { book.find(&options.which)?.into_iter().collect() };
+    let records = match (options.all, &options.which.name) {
+        (true, _) => book.all()?,
+        // A name may be mistyped; of a file or of all it is known what is meant.
+        (false, Some(_)) => vec![book.find(&options.which)?.ok_or_else(|| not_deployed(&options.which))?],
+        (false, None) => book.find(&options.which)?.into_iter().collect(),
+    };
     let names: Vec<String> = records.iter().map(|r| r.lab.clone()).collect();
     for record in &records {
         destroy_one(&book, record, context)?;

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
 use rnet_api::{ApiError, Network, NetworkConnect, NetworkDisconnect};
-use rnet_model::{AddressRange, ContainerRef, IfName, InvalidInput, MacAddr, NetworkName, NetworkSpec, Subnet, Toggle};
+use rnet_model::{
+    AddressRange, ContainerRef, IfName, InvalidInput, MacAddr, NetworkName, NetworkSpec, Subnet, Toggle,
+    one_of_each_family,
+};
 
 use crate::attach::{print_detached, render_reply};
 use crate::{Context, output};
@@ -135,7 +138,7 @@ pub(crate) struct ConnectArgs {
     #[arg(value_name = "NETWORK")]
     network: String,
 
-    /// Container: [docker:|podman:|containerd:|lxc:|netns:|pid:|rnet:]NAME-or-ID
+    /// Container: [rnet:|docker:|netns:]NAME-or-ID or pid:N; podman:, containerd: and lxc: are not in this version
     #[arg(value_name = "CTR")]
     container: ContainerRef,
 
@@ -260,6 +263,7 @@ fn rm(names: &[String], force: bool, ctx: &Context) -> Result<u8, ApiError> {
 }
 
 fn connect(args: ConnectArgs, ctx: &Context) -> Result<u8, ApiError> {
+    one_of_each_family(&args.ips)?;
     let request =
         NetworkConnect { container: args.container, identity: None, ips: args.ips, mac: args.mac, ifname: args.ifname };
     let reply = ctx.client().connect_network(&args.network, &request)?;

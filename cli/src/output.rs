@@ -116,9 +116,17 @@ pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// The container of an endpoint as a word that a command takes: a bare number would be no process.
+pub fn container(e: &Endpoint) -> String {
+    match e.engine {
+        rnet_model::Engine::Pid => format!("pid:{}", e.container),
+        _ => e.container.to_string(),
+    }
+}
+
 /// One endpoint on one line.
 pub fn endpoint_line(e: &Endpoint) -> String {
-    let mut out = format!("{} {}:", e.container, e.ifname);
+    let mut out = format!("{} {}:", container(e), e.ifname);
     out.push(' ');
     out.push_str(&if e.addresses.is_empty() { "no address".to_owned() } else { list(&e.addresses) });
     if !e.gateways.is_empty() {

@@ -66,8 +66,9 @@ macro_rules! route {
     };
 }
 
-/// Every route netd serves, except this document itself.
+/// Every route netd serves.
 pub const ROUTES: &[RouteDoc] = &[
+    route!("get" "/v1/openapi.json" "This document" => Value),
     route!("get" "/v1/version" "Version and health of the daemon" => Version),
     route!("get" "/v1/events" "Events from now on, one JSON object a line (NDJSON)" => Event),
     route!("get" "/v1/attachments" "All interfaces of all containers" => Vec<Endpoint>),
@@ -94,6 +95,23 @@ pub const ROUTES: &[RouteDoc] = &[
     route!("delete" "/v1/links/{id}" "Remove a link" => Empty),
 ];
 
+/// A name for generated clients: `getNetworks`, `getNetworksByName`, `postNetworksByNameConnect`.
+fn operation_id(route: &RouteDoc) -> String {
+    let mut id = route.method.to_owned();
+    for segment in route.path.split('/').skip(2) {
+        let parameter = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
+        if parameter.is_some() {
+            id.push_str("By");
+        }
+        for word in parameter.unwrap_or(segment).split(['_', '.']) {
+            let (first, rest) = word.split_at(word.len().min(1));
+            id.push_str(&first.to_ascii_uppercase());
+            id.push_str(rest);
+        }
+    }
+    id
+}
+
 /// The OpenAPI 3.1 document of [`ROUTES`].
 pub fn document() -> Value {
     let mut generator =
@@ -108,6 +126,7 @@ pub fn document() -> Value {
             .collect();
         let media = if route.path == "/v1/events" { "application/x-ndjson" } else { "application/json" };
         let mut operation = json!({
+            "operationId": operation_id(route),
             "summary": route.summary,
             "parameters": parameters,
             "responses": {
@@ -133,6 +152,15 @@ pub fn document() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_operation_has_an_id_of_its_own() {
+        let ids: std::collections::BTreeSet<_> = ROUTES.iter().map(operation_id).collect();
+        assert_eq!(ids.len(), ROUTES.len());
+        for id in ["getOpenapiJson", "getNetworksByName", "postSandboxesByContainerIdConnect"] {
+            assert!(ids.contains(id), "{id} is not in {ids:?}");
+        }
+    }
 
     #[test]
     fn every_reference_resolves() {

@@ -6,6 +6,8 @@ use rnet_api::ApiError;
 use rnet_kernel::ProbeTiming;
 use rnet_model::{Kind, Subnet};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use toml::Spanned;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -141,32 +143,43 @@ impl Config {
         };
         Self::parse(&text).map_err(|why| {
             ApiError::new(Kind::Invalid, format!("{}: {why}", path.display()))
-                .hint("every key with its default is in contrib/netd.toml, and in PREFIX/share/rnet/netd.toml")
+                .hint("every key with its default is in contrib/netd.toml, and in PREFIX/share/doc/rnet/netd.toml")
         })
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         let config: Config = toml::from_str(text).map_err(|e| {
-            let line = e.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            let at = line.map_or_else(String::new, |n| format!("line {n}: "));
-            format!("{at}{}", e.message())
+            let Some(span) = e.span() else { return e.message().to_owned() };
+            // Of a value that is wrong, toml tells the value only.
+            let key = key_before(text, span.start).map_or_else(String::new, |key| format!("{key}: "));
+            format!("{}{key}{}", at_line(text, span.start), e.message())
         })?;
-        config.check()?;
+        config.check(&Places::of(text)).map_err(|wrong| {
+            let at = wrong.at.map_or_else(String::new, |at| at_line(text, at));
+            format!("{at}{}: {}", wrong.key, wrong.why)
+        })?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, places: &Places) -> Result<(), Wrong> {
         if self.pool_size > MOST_READY {
-            return Err(format!("pool_size: {} is more than {MOST_READY}", self.pool_size));
+            let why = format!("{} is more than {MOST_READY}", self.pool_size);
+            return Err(Wrong { key: "pool_size", at: start(places.pool_size.as_ref()), why });
         }
-        for PoolBlock { subnet, size } in &self.pools {
+        for (index, PoolBlock { subnet, size }) in self.pools.iter().enumerate() {
             let bits = if subnet.is_ipv4() { 32 } else { 128 };
             if *size < subnet.prefix() || *size > bits {
-                return Err(format!("pools: size {size} does not fit into {subnet}"));
+                let at = start(places.pools.get(index).and_then(|p| p.size.as_ref()));
+                return Err(Wrong { key: "size", at, why: format!("{size} does not fit into {subnet}") });
             }
         }
-        if self.api.connections == 0 || self.api.body_limit < 1024 {
-            return Err("api: connections must be at least 1, body_limit at least 1024".into());
+        if self.api.connections == 0 {
+            let at = start(places.api.connections.as_ref());
+            return Err(Wrong { key: "connections", at, why: "must be at least 1".into() });
+        }
+        if self.api.body_limit < 1024 {
+            let at = start(places.api.body_limit.as_ref());
+            return Err(Wrong { key: "body_limit", at, why: "must be at least 1024".into() });
         }
         Ok(())
     }
@@ -184,6 +197,64 @@ impl Config {
     pub(crate) fn pools(&self) -> Vec<(Subnet, u8)> {
         self.pools.iter().map(|p| (p.subnet, p.size)).collect()
     }
+}
+
+/// A value that is of the right type and still cannot be.
+#[derive(Debug)]
+struct Wrong {
+    key: &'static str,
+    /// Offset of the value in the text.
+    at: Option<usize>,
+    why: String,
+}
+
+/// A value whose place in the file counts.
+type Place = Spanned<IgnoredAny>;
+
+/// Where the values are that [`Config::check`] looks at.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Places {
+    pool_size: Option<Place>,
+    pools: Vec<PoolPlaces>,
+    api: ApiPlaces,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PoolPlaces {
+    size: Option<Place>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ApiPlaces {
+    connections: Option<Place>,
+    body_limit: Option<Place>,
+}
+
+impl Places {
+    fn of(text: &str) -> Self {
+        // The text is known to be a configuration; without places the errors only lack their lines.
+        toml::from_str(text).unwrap_or_default()
+    }
+}
+
+fn start(place: Option<&Place>) -> Option<usize> {
+    place.map(|p| p.span().start)
+}
+
+fn at_line(text: &str, at: usize) -> String {
+    let line = text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("line {line}: ")
+}
+
+/// The key whose value begins at the offset.
+fn key_before(text: &str, at: usize) -> Option<&str> {
+    let before = text.get(..at)?.trim_end().strip_suffix('=')?.trim_end();
+    let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let key = &before[before.trim_end_matches(bare).len()..];
+    (!key.is_empty()).then_some(key)
 }
 
 /// Whether the user named the file.
@@ -236,11 +307,20 @@ mod tests {
         assert!(unknown.starts_with("line 3: ") && unknown.contains("`nonsense`"), "{unknown}");
         let nested = said("[api]\ngrup = \"x\"\n");
         assert!(nested.starts_with("line 2: ") && nested.contains("`grup`"), "{nested}");
-        assert!(said("probe = \"slow\"").contains("slow"));
-        assert!(said("pool_size = -1").starts_with("line 1: "));
-        assert!(said("pool_size = 5000").contains("5000"));
-        assert!(said("[[pools]]\nsubnet = \"10.0.0.0/16\"\nsize = 8\n").contains("size 8"));
-        assert!(said("[[pools]]\nsubnet = \"10.0.0.1/16\"\nsize = 24\n").contains("10.0.0.1/16"));
+        for (text, begins) in [
+            ("probe = \"slow\"", "line 1: probe: "),
+            ("pool_size = -1", "line 1: pool_size: "),
+            ("\nrest_seconds = -5", "line 2: rest_seconds: "),
+            ("# ready\npool_size = 5000", "line 2: pool_size: 5000 is more than 1000"),
+            ("[[pools]]\nsubnet = \"10.0.0.0/16\"\nsize = 8\n", "line 3: size: 8 does not fit into 10.0.0.0/16"),
+            ("[[pools]]\nsubnet = \"10.0.0.1/16\"\nsize = 24\n", "line 2: subnet: "),
+            ("pools = [{ subnet = \"10.0.0.0/16\", size = \"x\" }]", "line 1: size: "),
+            ("[api]\n\nconnections = 0\n", "line 3: connections: must be at least 1"),
+            ("[api]\nbody_limit = 1\n", "line 2: body_limit: must be at least 1024"),
+        ] {
+            let said = said(text);
+            assert!(said.starts_with(begins), "{text:?}: {said}");
+        }
         assert!(said("x = ").starts_with("line 1: "));
     }
 }

@@ -21,7 +21,7 @@ use rnet_api::{
     ApiError, AttachRequest, BridgeRequest, ConnectRequest, DetachRequest, Event, LinkRequest, NetworkConnect,
     NetworkDisconnect, SandboxRequest, WaitRequest,
 };
-use rnet_model::{ContainerName, EndpointId, IfName, Kind, NetworkSpec};
+use rnet_model::{ContainerName, ContainerRef, EndpointId, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
@@ -44,6 +44,19 @@ pub(crate) struct Context {
 }
 
 type Shared = Arc<Context>;
+
+impl Context {
+    /// An attach to a container that is not there: what is called so may be a bridge, the words the wrong way round.
+    async fn swapped(&self, request: &AttachRequest, error: ApiError) -> ApiError {
+        let (hostif, container) = (&request.spec.hostif, &request.spec.container);
+        let ContainerRef::Any(name) = container else { return error };
+        let Ok(bridge) = name.as_str().parse() else { return error };
+        if error.kind != Kind::Missing || !self.engine.is_bridge(bridge).await {
+            return error;
+        }
+        error.hint(format!("{container} is a bridge, and the bridge comes first: rnet attach {container} {hostif}"))
+    }
+}
 
 /// Time a client has for the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -233,11 +246,31 @@ fn answer(result: Result<impl Serialize, ApiError>) -> Response {
 }
 
 /// A request body as its type; what is wrong with it is named with line and column.
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+fn parse<T: DeserializeOwned>(route: &str, body: &Bytes) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|e| {
-        ApiError::new(Kind::Invalid, format!("the request body cannot be read: {e}"))
+        ApiError::new(Kind::Invalid, format!("the body is not what {route} takes: {}", in_json(&e.to_string())))
             .hint("the schemas are in /v1/openapi.json")
     })
+}
+
+/// serde speaks of the types of this program; a client knows objects and arrays.
+fn in_json(said: &str) -> String {
+    for (word, instead) in
+        [("expected struct ", "expected an object"), ("expected enum ", "expected one of its values")]
+    {
+        let Some((before, rest)) = said.split_once(word) else { continue };
+        let rest = rest.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
+        let rest = match rest.strip_prefix(" with ").and_then(|counted| counted.split_once(" element")) {
+            Some((_, after)) => after.strip_prefix('s').unwrap_or(after),
+            None => rest,
+        };
+        let before = match before.starts_with("invalid length ") {
+            true => "an array",
+            false => before.trim_end_matches(", "),
+        };
+        return format!("{before}, {instead}{rest}");
+    }
+    said.replace("a sequence", "an array").replace("sequence", "array").replace("map", "object")
 }
 
 /// A path segment as its type.
@@ -251,25 +284,28 @@ async fn openapi() -> Response {
 
 async fn attach(State(c): State<Shared>, body: Bytes) -> Response {
     let work = async {
-        let request: AttachRequest = parse(&body)?;
-        let target = c.resolver.resolve(&request.spec.container, request.identity.as_ref()).await?;
+        let request: AttachRequest = parse("POST /v1/attachments", &body)?;
+        let target = match c.resolver.resolve(&request.spec.container, request.identity.as_ref()).await {
+            Ok(target) => target,
+            Err(error) => return Err(c.swapped(&request, error).await),
+        };
         c.engine.attach(request, target).await
     };
     answer(work.await)
 }
 
 async fn detach(State(c): State<Shared>, body: Bytes) -> Response {
-    let work = async { c.engine.detach(parse::<DetachRequest>(&body)?).await };
+    let work = async { c.engine.detach(parse::<DetachRequest>("POST /v1/detach", &body)?).await };
     answer(work.await)
 }
 
 async fn wait(State(c): State<Shared>, body: Bytes) -> Response {
-    let work = async { c.engine.wait(parse::<WaitRequest>(&body)?).await };
+    let work = async { c.engine.wait(parse::<WaitRequest>("POST /v1/wait", &body)?).await };
     answer(work.await)
 }
 
 async fn create_network(State(c): State<Shared>, body: Bytes) -> Response {
-    let work = async { c.engine.create_network(parse::<NetworkSpec>(&body)?).await };
+    let work = async { c.engine.create_network(parse::<NetworkSpec>("POST /v1/networks", &body)?).await };
     answer(work.await)
 }
 
@@ -294,7 +330,7 @@ async fn remove_network(State(c): State<Shared>, Path(name): Path<String>, query
 
 async fn connect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {
     let work = async {
-        let request: NetworkConnect = parse(&body)?;
+        let request: NetworkConnect = parse("POST /v1/networks/{name}/connect", &body)?;
         let target = c.resolver.resolve(&request.container, request.identity.as_ref()).await?;
         c.engine.connect(name, request, target).await
     };
@@ -302,12 +338,14 @@ async fn connect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes)
 }
 
 async fn disconnect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {
-    let work = async { c.engine.disconnect(name, parse::<NetworkDisconnect>(&body)?).await };
+    let work = async {
+        c.engine.disconnect(name, parse::<NetworkDisconnect>("POST /v1/networks/{name}/disconnect", &body)?).await
+    };
     answer(work.await)
 }
 
 async fn create_bridge(State(c): State<Shared>, body: Bytes) -> Response {
-    let work = async { c.engine.create_bridge(parse::<BridgeRequest>(&body)?).await };
+    let work = async { c.engine.create_bridge(parse::<BridgeRequest>("POST /v1/bridges", &body)?).await };
     answer(work.await)
 }
 
@@ -317,13 +355,19 @@ async fn remove_bridge(State(c): State<Shared>, Path(name): Path<String>) -> Res
 }
 
 async fn create_sandbox(State(c): State<Shared>, body: Bytes) -> Response {
-    let work = async { c.engine.create_sandbox(parse::<SandboxRequest>(&body)?).await };
+    let work = async { c.engine.create_sandbox(parse::<SandboxRequest>("POST /v1/sandboxes", &body)?).await };
     answer(work.await)
 }
 
 async fn connect_sandbox(State(c): State<Shared>, Path(id): Path<String>, body: Bytes) -> Response {
-    let work =
-        async { c.engine.connect_sandbox(segment::<ContainerName>(&id)?, parse::<ConnectRequest>(&body)?).await };
+    let work = async {
+        c.engine
+            .connect_sandbox(
+                segment::<ContainerName>(&id)?,
+                parse::<ConnectRequest>("POST /v1/sandboxes/{container_id}/connect", &body)?,
+            )
+            .await
+    };
     answer(work.await)
 }
 
@@ -333,7 +377,7 @@ async fn release_sandbox(State(c): State<Shared>, Path(id): Path<String>, query:
 }
 
 async fn create_links(State(c): State<Shared>, body: Bytes) -> Response {
-    let work = async { c.engine.create_links(parse::<Vec<LinkRequest>>(&body)?).await };
+    let work = async { c.engine.create_links(parse::<Vec<LinkRequest>>("POST /v1/links", &body)?).await };
     answer(work.await)
 }
 
@@ -370,12 +414,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_wrong_body_is_told_in_the_words_of_json() {
+        let said = |body: &'static str| {
+            let parsed = parse::<NetworkSpec>("POST /v1/networks", &Bytes::from_static(body.as_bytes()));
+            parsed.expect_err("it is no network").message
+        };
+        for (body, wrong) in [
+            ("{}", "missing field `name`"),
+            ("[]", "an array, expected an object"),
+            ("7", "invalid type: integer `7`, expected an object at line 1"),
+            ("{", "EOF while parsing an object"),
+        ] {
+            let said = said(body);
+            let begins = format!("the body is not what POST /v1/networks takes: {wrong}");
+            assert!(said.starts_with(&begins), "{body}: {said}");
+        }
+    }
+
+    #[test]
     fn every_route_is_documented_and_every_document_is_a_route() {
-        let served: BTreeSet<(String, &str)> = table()
-            .into_iter()
-            .filter(|(_, path, _)| *path != "/v1/openapi.json")
-            .map(|(method, path, _)| (method.as_str().to_lowercase(), path))
-            .collect();
+        let served: BTreeSet<(String, &str)> =
+            table().into_iter().map(|(method, path, _)| (method.as_str().to_lowercase(), path)).collect();
         let documented: BTreeSet<(String, &str)> =
             rnet_api::openapi::ROUTES.iter().map(|r| (r.method.to_owned(), r.path)).collect();
         assert_eq!(served, documented);

@@ -44,7 +44,8 @@ impl KernelError {
         self
     }
 
-    fn said(&self) -> String {
+    /// Why, without the operation.
+    pub fn said(&self) -> String {
         let errno = || nix::errno::Errno::from_raw(self.errno).desc().to_owned();
         match (&self.text, self.errno) {
             (Some(text), 0) => text.clone(),

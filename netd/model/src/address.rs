@@ -8,19 +8,51 @@ use ipnetwork::IpNetwork;
 
 use crate::error::{InvalidInput, string_value};
 
+/// What an `IP/PREFIX` stands for: the words and the hints of its errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefixed {
+    /// A network, without host bits.
+    Subnet,
+    /// An address of an interface.
+    Address,
+}
+
+impl Prefixed {
+    fn what(self) -> &'static str {
+        match self {
+            Prefixed::Subnet => "subnet",
+            Prefixed::Address => "address",
+        }
+    }
+
+    /// How such a word looks.
+    fn example(self) -> &'static str {
+        match self {
+            Prefixed::Subnet => "write it as 192.168.115.0/24",
+            Prefixed::Address => "write it as 192.168.115.10/24",
+        }
+    }
+
+    /// What an address without a prefix length may have been meant to be.
+    fn guess(self, ip: IpAddr) -> String {
+        let prefix = if ip.is_ipv4() { 24 } else { 64 };
+        match (self, Subnet::containing(ip, prefix)) {
+            (Prefixed::Subnet, Some(subnet)) => format!("maybe {subnet} is meant"),
+            _ => format!("maybe {ip}/{prefix} is meant"),
+        }
+    }
+}
+
 /// Parses `IP/PREFIX`, with the errors a user needs when the prefix is missing or wrong.
-fn parse_prefixed(what: &'static str, s: &str) -> Result<IpNetwork, InvalidInput> {
+fn parse_prefixed(kind: Prefixed, s: &str) -> Result<IpNetwork, InvalidInput> {
+    let what = kind.what();
     let Some((ip, prefix)) = s.split_once('/') else {
-        let error = InvalidInput::new(what, s, "has no prefix length");
         return Err(match s.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => error.hint(format!("maybe {s}/24 is meant")),
-            Ok(IpAddr::V6(_)) => error.hint(format!("maybe {s}/64 is meant")),
-            Err(_) => error.hint("write it as 192.168.115.10/24"),
+            Ok(ip) => InvalidInput::new(what, s, "has no prefix length").hint(kind.guess(ip)),
+            Err(_) => InvalidInput::new(what, s, "is not an IP address with a prefix length").hint(kind.example()),
         });
     };
-    let ip: IpAddr = ip
-        .parse()
-        .map_err(|_| InvalidInput::new(what, s, "is not an IP address").hint("write it as 192.168.115.10/24"))?;
+    let ip: IpAddr = ip.parse().map_err(|_| InvalidInput::new(what, s, "is not an IP address").hint(kind.example()))?;
     let max = if ip.is_ipv4() { 32 } else { 128 };
     prefix
         .parse::<u8>()
@@ -75,7 +107,7 @@ impl Subnet {
 impl FromStr for Subnet {
     type Err = InvalidInput;
     fn from_str(s: &str) -> Result<Self, InvalidInput> {
-        let net = parse_prefixed("subnet", s)?;
+        let net = parse_prefixed(Prefixed::Subnet, s)?;
         if net.ip() != net.network() {
             return Err(InvalidInput::new("subnet", s, "has host bits set").hint(format!(
                 "the network is {}/{}",
@@ -135,7 +167,7 @@ impl IfAddr {
 impl FromStr for IfAddr {
     type Err = InvalidInput;
     fn from_str(s: &str) -> Result<Self, InvalidInput> {
-        let net = parse_prefixed("address", s)?;
+        let net = parse_prefixed(Prefixed::Address, s)?;
         let bad = |why: String| InvalidInput::new("address", s, why);
         let ip = net.ip();
         if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
@@ -216,6 +248,22 @@ impl fmt::Display for AddressRange {
         write!(f, "{}-{}", self.first, self.last)
     }
 }
+/// Refuses two addresses of one family, where an interface gets one of each at most.
+///
+/// # Errors
+/// Names both.
+pub fn one_of_each_family(ips: &[IpAddr]) -> Result<(), InvalidInput> {
+    for (index, ip) in ips.iter().enumerate() {
+        if let Some(other) = ips[..index].iter().find(|other| other.is_ipv4() == ip.is_ipv4()) {
+            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            let reason = format!("is a second {family} address, beside {other}");
+            return Err(InvalidInput::new("address", ip.to_string(), reason)
+                .hint("an interface on a network gets one of IPv4 and one of IPv6 at most"));
+        }
+    }
+    Ok(())
+}
+
 string_value!(AddressRange, "inclusive address range, 10.0.0.10-10.0.0.20, one address, or a prefix");
 
 #[cfg(test)]
@@ -228,6 +276,30 @@ mod tests {
         assert_eq!(e.hint.as_deref(), Some("maybe 192.168.115.10/24 is meant"));
         let e = "fd00::1".parse::<IfAddr>().expect_err("no prefix");
         assert_eq!(e.hint.as_deref(), Some("maybe fd00::1/64 is meant"));
+    }
+
+    #[test]
+    fn a_subnet_is_hinted_without_host_bits() {
+        let hint = |text: &str| text.parse::<Subnet>().expect_err("no subnet").hint.expect("a hint");
+        assert_eq!(hint("foo"), "write it as 192.168.115.0/24");
+        assert_eq!(hint("foo/24"), "write it as 192.168.115.0/24");
+        assert_eq!(hint("10.0.0.9"), "maybe 10.0.0.0/24 is meant");
+        assert_eq!(hint("fd00::9"), "maybe fd00::/64 is meant");
+        assert_eq!(
+            "foo".parse::<IfAddr>().expect_err("no address").hint.expect("a hint"),
+            "write it as 192.168.115.10/24"
+        );
+    }
+
+    #[test]
+    fn two_addresses_of_one_family() {
+        let check = |list: &[&str]| {
+            one_of_each_family(&list.iter().map(|ip| ip.parse().expect("an address")).collect::<Vec<_>>())
+        };
+        assert!(check(&[]).is_ok() && check(&["10.0.0.1", "fd00::1"]).is_ok());
+        let refused = check(&["10.0.0.1", "fd00::1", "10.0.0.2"]).expect_err("two of IPv4").to_string();
+        assert!(refused.contains("10.0.0.2") && refused.contains("10.0.0.1"), "{refused}");
+        assert!(check(&["fd00::1", "fd00::1"]).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod network;
 mod route;
 mod vlan;
 
-pub use address::{AddressRange, IfAddr, Subnet};
+pub use address::{AddressRange, IfAddr, Subnet, one_of_each_family};
 pub use attach::{AddressSpec, AttachOptions, AttachSpec, Gateway, HostIf, StaticAddress};
 pub use container::{ContainerRef, Engine, NetworkMode};
 pub use error::{InvalidInput, Kind};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::error::{InvalidInput, string_value};
 
 /// Name of a network interface: 1 to 15 bytes (`IFNAMSIZ` of linux/if.h less the terminator), no `/`, no white space,
-/// no `:`, not `.` or `..` (dev_valid_name in net/core/dev.c); printable ASCII only, so that it is safe in any output.
+/// no `:`, not `.` or `..` (dev_valid_name in net/core/dev.c), not `all` or `default`; printable ASCII only, so that it is safe in any output.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IfName(String);
 
@@ -32,6 +32,10 @@ impl FromStr for IfName {
         }
         if s == "." || s == ".." {
             return bad("is reserved".into());
+        }
+        // net.ipv4.conf.all and .default are the kernel's own (sysctl_dev_name_is_allowed, include/net/ip.h).
+        if s == "all" || s == "default" {
+            return bad(format!("is reserved: net.ipv4.conf.{s} is a setting of the kernel, not of an interface"));
         }
         if let Some(c) = s.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%')) {
             return bad(format!("may not contain {c:?}"));
@@ -128,7 +132,9 @@ mod tests {
         for good in ["eth0", "br0", "a", "eth0.10", "veth12345678901"] {
             assert_eq!(good.parse::<IfName>().map(|n| n.to_string()), Ok(good.to_owned()));
         }
-        for bad in ["", ".", "..", "a/b", "a b", "a\tb", "a:1", "sixteen-bytes-xx", "é", "-x", "a%d", "a\0"] {
+        for bad in
+            ["", ".", "..", "a/b", "a b", "a\tb", "a:1", "sixteen-bytes-xx", "é", "-x", "a%d", "a\0", "all", "default"]
+        {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
         }
     }

@@ -56,11 +56,11 @@ impl StoreError {
     /// What the failure means to the caller.
     pub fn kind(&self) -> Kind {
         match self.fault {
-            Fault::Locked => Kind::Conflict,
+            // What is in the file stands in the way; rnet is no more at fault for it than for a full disk.
+            Fault::Locked | Fault::Corrupt(_) => Kind::Conflict,
             Fault::Full | Fault::Io(_) => Kind::Retry,
             Fault::Newer { .. } => Kind::Unsupported,
             Fault::ReadOnly(_) => Kind::Denied,
-            Fault::Corrupt(_) => Kind::Bug,
         }
     }
 

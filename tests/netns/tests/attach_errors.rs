@@ -16,7 +16,7 @@ type Case<'a> = (&'a str, i32, &'a [&'a str]);
 
 #[test]
 fn what_is_wrong_with_the_words() {
-    let cases: [Case<'_>; 15] = [
+    let cases: [Case<'_>; 18] = [
         ("br0 web 192.168.115.10", INVALID, &["192.168.115.10", "hint: ", "192.168.115.10/24"]),
         ("br0 web 192.168.115.0/24", INVALID, &["192.168.115.0/24", "network"]),
         ("br0 web 192.168.115.255/24", INVALID, &["192.168.115.255/24", "broadcast"]),
@@ -32,6 +32,9 @@ fn what_is_wrong_with_the_words() {
         ("br0 web none --mtu 10", INVALID, &["10"]),
         ("br0 web none ff:ff:ff:ff:ff:ff", INVALID, &["ff:ff:ff:ff:ff:ff"]),
         ("br0 web none --vlan 4095", INVALID, &["4095"]),
+        ("br0 web none -i all", INVALID, &["\"all\"", "reserved"]),
+        ("br0 web none -l default", INVALID, &["\"default\"", "reserved"]),
+        ("br0 web none --route foo", INVALID, &["foo", "hint: write it as 192.168.115.0/24"]),
     ];
     run(|world| {
         let host = world.host("h1");
@@ -98,7 +101,7 @@ fn what_this_kernel_or_version_cannot_do() {
         host.container("web");
         let cases: [Case<'_>; 7] = [
             ("nic0 web none", UNSUPPORTED, &["nic0", "rnet bridge create br0 --uplink nic0"]),
-            ("lo web none", UNSUPPORTED, &["lo", "loopback"]),
+            ("lo web none", UNSUPPORTED, &["lo", "loopback", "hint: nothing can be attached to lo"]),
             ("mac:02:00:00:00:00:01 web none", UNSUPPORTED, &["02:00:00:00:00:01"]),
             ("dummy web none", UNSUPPORTED, &["dummy"]),
             ("br0 web dhcp", UNSUPPORTED, &["dhcp"]),
@@ -318,5 +321,31 @@ fn a_container_that_ends_while_the_lan_is_asked_is_not_attached() {
         assert_eq!(host.rnet_json("attachments ls"), serde_json::json!([]));
         host.wait_until_like(&before, "after the refused attach");
         host.rnet("bridge rm br0").ok();
+    });
+}
+
+#[test]
+fn words_that_mean_another_command() {
+    run(|world| {
+        let host = world.host("h1");
+        host.start();
+        host.container("web");
+        host.rnet("network create blue").ok();
+        host.rnet("bridge create br0").ok();
+        host.rnet("attach blue web auto").fails(MISSING, &["hint: blue is a network: rnet network connect blue web"]);
+        host.rnet("attach web br0 10.0.0.5/24").fails(MISSING, &["hint: br0 is a bridge", "rnet attach br0 web"]);
+        let two = ["10.9.0.7", "10.9.0.8", "IPv4"];
+        host.rnet("network connect blue web --ip 10.9.0.7 --ip 10.9.0.8").fails(INVALID, &two);
+        let request = rnet_api::NetworkConnect {
+            container: "web".parse().unwrap(),
+            identity: None,
+            ips: vec!["10.9.0.7".parse().unwrap(), "10.9.0.8".parse().unwrap()],
+            mac: None,
+            ifname: None,
+        };
+        let refused = host.client().connect_network("blue", &request).unwrap_err();
+        assert_eq!(i32::from(refused.kind.exit_code()), INVALID, "{refused}");
+        host.rnet("attach br0 web 10.0.0.5/24 --mtu 9000").fails(INVALID, &["9000", "br0", "1500"]);
+        host.rnet("lab destroy --name nolab").fails(MISSING, &["nolab", "hint: "]);
     });
 }

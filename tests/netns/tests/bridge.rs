@@ -152,6 +152,10 @@ fn refused_bridges_change_nothing() {
         }
         host.before().same(&host.snapshot(), "after refused bridges");
         assert_eq!(host.rnet_json("bridge ls"), serde_json::json!([]));
+        host.rnet("bridge create br0 --uplink eth0").ok();
+        let said = ["eth0 is the uplink of br0", "hint: rnet bridge rm br0 gives it back"];
+        host.rnet("bridge create br1 --uplink eth0").fails(4, &said);
+        host.rnet("bridge rm br0").ok();
     });
 }
 

@@ -1,9 +1,10 @@
 //! Which addresses and gateways an interface gets: the grammar's words made into values.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use rnet_api::{Allocation, ApiError};
-use rnet_ipam::State;
+use rnet_ipam::{IpamError, State};
 use rnet_kernel::{Links, RouteEntry};
 use rnet_model::{AddressSpec, EndpointId, Engine as ContainerEngine, Gateway, IfAddr, IfName, Kind, NetworkId};
 
@@ -11,6 +12,7 @@ use super::Engine;
 use super::clock::boot_seconds;
 use super::core::kernel;
 use super::ready::READY;
+use super::state::EndpointRecord;
 
 /// Addresses that were found or taken for one interface.
 #[derive(Debug, Clone, Default)]
@@ -19,11 +21,6 @@ pub(super) struct Resolved {
     pub(super) gateways: Vec<IpAddr>,
     /// What their owner held in the pools before.
     pub(super) before: Vec<(IpAddr, State)>,
-}
-
-/// The pool side of an error: what, which address, why.
-fn ipam(error: &rnet_ipam::IpamError) -> ApiError {
-    ApiError::new(error.kind(), error.to_string())
 }
 
 impl Engine {
@@ -169,10 +166,20 @@ impl Engine {
             if let Err(error) = pool.claim(ip, owner, now) {
                 resolved.addresses.truncate(index);
                 self.put_back(Some(network), resolved, owner);
-                return Err(ipam(&error));
+                return Err(Self::ipam_among(&self.endpoints, error));
             }
         }
         Ok(())
+    }
+
+    /// The pool side of an error: what, which address, why. Pools know their owners by id, users by name.
+    fn ipam_among(endpoints: &BTreeMap<EndpointId, EndpointRecord>, mut error: IpamError) -> ApiError {
+        if let IpamError::Held { owner, .. } = &mut error
+            && let Some(holder) = endpoints.values().find(|r| r.owner() == *owner)
+        {
+            *owner = format!("{}:{} {}", holder.engine, holder.container, holder.ifname);
+        }
+        ApiError::new(error.kind(), error.to_string())
     }
 
     /// What an owner holds in the pools of a network.
@@ -212,7 +219,11 @@ impl Engine {
                 Some(ip) => pool.claim(*ip, owner, now).map(|()| *ip),
                 None => pool.allocate(owner, now, &seen),
             };
-            match taken.map_err(|e| ipam(&e)).and_then(|ip| IfAddr::new(ip, subnet.prefix()).map_err(ApiError::from)) {
+            let address = match taken {
+                Ok(ip) => IfAddr::new(ip, subnet.prefix()).map_err(ApiError::from),
+                Err(error) => Err(Self::ipam_among(&self.endpoints, error)),
+            };
+            match address {
                 Ok(address) => addresses.push(address),
                 Err(error) => {
                     failure = Some(error);

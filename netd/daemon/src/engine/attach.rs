@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rnet_api::{ApiError, AttachReply, AttachRequest, Outcome};
-use rnet_kernel::{LinkKind, LinkOp, LinkState, Links, Netns, NewBridge, Route};
+use rnet_kernel::{LinkKind, LinkState, Links};
 use rnet_model::{
     AddressSpec, AttachSpec, EndpointId, Engine as ContainerEngine, HostIf, IfAddr, IfName, Kind, MacAddr, NetworkId,
 };
@@ -82,7 +82,7 @@ impl Engine {
                 .map_err(|e| e.hint("make room, or attach it until the next restart: --no-persist"))?;
         }
         let old = old.and_then(|id| self.endpoints.get(&id).cloned());
-        let master = self.master(&master_name)?;
+        let master = self.master(&master_name, spec)?;
         self.refuse_full(&master_name, master.as_ref())?;
         let inside = self.look_inside(&target.netns, &target.name)?;
         let network = self.network_of_bridge(&master_name);
@@ -181,21 +181,16 @@ impl Engine {
         let HostIf::Name(name) = &spec.hostif else {
             return Err(ApiError::new(
                 Kind::Unsupported,
-                format!("{}: this version attaches to Linux bridges only", spec.hostif),
-            ));
+                format!("{}: such a host side is not in this version", spec.hostif),
+            )
+            .hint("name a bridge"));
         };
         if spec.options.vlan.is_some() || spec.options.trunk.is_some() {
-            if !kernel_filters_vlans() {
-                return Err(ApiError::new(
-                    Kind::Unsupported,
-                    format!("VLANs on {name}: this kernel cannot filter them"),
-                )
-                .hint("it lacks CONFIG_BRIDGE_VLAN_FILTERING"));
-            }
             return Err(ApiError::new(
                 Kind::Unsupported,
-                format!("VLANs on {name}: this version does not configure VLANs of bridge ports"),
-            ));
+                format!("VLANs on {name}: VLANs of bridge ports are not in this version"),
+            )
+            .hint("leave --vlan, --trunk and @VLAN out, and use one bridge for each LAN"));
         }
         Ok(name.clone())
     }
@@ -232,15 +227,20 @@ impl Engine {
     }
 
     /// The host side; `None` if it is a bridge that has to be made.
-    fn master(&mut self, name: &IfName) -> Result<Option<LinkState>, ApiError> {
+    fn master(&mut self, name: &IfName, spec: &AttachSpec) -> Result<Option<LinkState>, ApiError> {
         let link = self.kernel.host.link(name).map_err(|e| kernel(format!("cannot look for {name}"), &e))?;
         let Some(link) = link else {
             if name.as_str().starts_with("br") {
                 return Ok(None);
             }
-            return Err(ApiError::new(Kind::Missing, format!("there is no interface {name} on this host")).hint(
-                format!("make a bridge: rnet bridge create {name}; one whose name begins with br is made by attach"),
-            ));
+            let error = ApiError::new(Kind::Missing, format!("there is no interface {name} on this host"));
+            let container = &spec.container;
+            if self.networks.values().any(|n| n.record.spec.name.as_str() == name.as_str()) {
+                return Err(error.hint(format!("{name} is a network: rnet network connect {name} {container}")));
+            }
+            return Err(error.hint(format!(
+                "make a bridge: rnet bridge create {name}; one whose name begins with br is made by attach"
+            )));
         };
         let what = match &link.kind {
             LinkKind::Bridge { .. } => return Ok(Some(link)),
@@ -249,11 +249,17 @@ impl Engine {
             LinkKind::Veth { .. } => "a veth",
             LinkKind::Other(kind) => kind.as_str(),
         };
-        Err(ApiError::new(
+        let error = ApiError::new(
             Kind::Unsupported,
             format!("{name} is not a bridge ({what}): this version attaches to Linux bridges only"),
-        )
-        .hint(format!("put it into a bridge: rnet bridge create br0 --uplink {name}")))
+        );
+        if matches!(link.kind, LinkKind::Loopback) {
+            return Err(error.hint(format!("nothing can be attached to {name}; attach to a bridge, as br0")));
+        }
+        if let Some(bridge) = self.bridges.values().find(|b| b.uplink.as_ref().is_some_and(|u| u.name == *name)) {
+            return Err(error.hint(format!("it is the uplink of {0}: attach to {0}", bridge.name)));
+        }
+        Err(error.hint(format!("put it into a bridge: rnet bridge create br0 --uplink {name}")))
     }
 
     fn refuse_full(&mut self, name: &IfName, master: Option<&LinkState>) -> Result<(), ApiError> {
@@ -298,7 +304,9 @@ impl Engine {
                 .hint("choose another name with -i, or leave -i out"));
         }
         let id = clock::endpoint_id();
-        let host_ifname = match &o.host_ifname {
+        // A name the user once gave stays, as the MAC address does.
+        let given = d.old.filter(|r| r.host_ifname != tag::host_ifname(r.id)).map(|r| &r.host_ifname);
+        let host_ifname = match o.host_ifname.as_ref().or(given) {
             None => tag::host_ifname(id),
             Some(name) => {
                 let waiting = self.reaper.any(|r| r.host_ifname == *name);
@@ -310,6 +318,15 @@ impl Engine {
                 name.clone()
             }
         };
+        let most = d.master.map_or(1500, |m| m.mtu);
+        if let Some(mtu) = o.mtu
+            && mtu > most
+        {
+            let master = d.master_name;
+            let text = format!("MTU {mtu} is more than the MTU of {master}, {most}: {master} would drop larger frames");
+            return Err(ApiError::new(Kind::Invalid, text)
+                .hint(format!("leave --mtu out, or use a bridge of that MTU: rnet bridge create NAME --mtu {mtu}")));
+        }
         let gateways = if o.no_default_route { Vec::new() } else { resolved.gateways.clone() };
         let metric = match (o.metric, own) {
             (Some(metric), None) if d.inside.has_default(&gateways, metric) => {
@@ -334,7 +351,7 @@ impl Engine {
             ifname,
             host_ifname,
             mac: o.mac.or_else(|| d.old.map(|r| r.mac)).unwrap_or_else(|| MacAddr::local(clock::random())),
-            mtu: o.mtu.or_else(|| d.master.map(|m| m.mtu)).unwrap_or(1500),
+            mtu: o.mtu.unwrap_or(most),
             addresses: resolved.addresses.clone(),
             gateways,
             routes: o.routes.clone(),
@@ -369,19 +386,6 @@ fn static_addresses(spec: &AddressSpec) -> impl Iterator<Item = IfAddr> {
         _ => &[],
     };
     list.iter().map(|a| a.address)
-}
-
-/// Tries it on a bridge in a namespace of its own.
-fn kernel_filters_vlans() -> bool {
-    let attempt = || -> Result<bool, rnet_kernel::KernelError> {
-        let mut links = Route::open(&Netns::create()?)?;
-        let name: IfName = "br0".parse().expect("br0 is an interface name");
-        let bridge = NewBridge { name: name.clone(), alias: String::new(), mtu: None, mac: None, vlan_filtering: true };
-        let faults = links.batch(&[LinkOp::NewBridge(bridge)])?;
-        let made = links.link(&name)?.map(|l| l.kind);
-        Ok(faults.is_empty() && made == Some(LinkKind::Bridge { vlan_filtering: true }))
-    };
-    attempt().unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -50,8 +50,9 @@ impl Engine {
         if request.vlan_filtering {
             return Err(ApiError::new(
                 Kind::Unsupported,
-                format!("bridge {name}: this version does not configure VLAN filtering"),
-            ));
+                format!("bridge {name}: VLAN filtering is not in this version"),
+            )
+            .hint("leave --vlan-filtering out, and make one bridge for each LAN"));
         }
         if let Some(found) = self.bridges.get(name) {
             let uplink = found.uplink.as_ref().map(|u| &u.name);
@@ -118,6 +119,12 @@ impl Engine {
                 Kind::Invalid,
                 format!("{name} cannot be an uplink: it is a bridge or loopback"),
             ));
+        }
+        if let Some(bridge) = self.bridges.values().find(|b| b.uplink.as_ref().is_some_and(|u| u.name == *name)) {
+            // Freed by hand it would be without the addresses and routes that are on the bridge.
+            let bridge = &bridge.name;
+            return Err(ApiError::new(Kind::Conflict, format!("{name} is the uplink of {bridge} already"))
+                .hint(format!("rnet bridge rm {bridge} gives it back")));
         }
         if link.master.is_some() {
             return Err(ApiError::new(Kind::Conflict, format!("{name} is a port of another device already"))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rnet_api::{ApiError, AttachReply, Endpoint, NetworkConnect, NetworkDisconnect, Outcome};
 use rnet_kernel::{LinkOp, Links};
-use rnet_model::{IfName, Kind, MacAddr, NetworkId};
+use rnet_model::{IfName, Kind, MacAddr, NetworkId, one_of_each_family};
 use rnet_plan::{Action, Place, Plan, apply};
 use rnet_plugin_protocol::Wanted;
 
@@ -46,6 +46,7 @@ impl Engine {
         target: &Target,
         asked: &Asked,
     ) -> Result<AttachReply, ApiError> {
+        one_of_each_family(&asked.ips)?;
         let owner = owner(target.engine, &target.id);
         if let Some(reply) = self.already_connected(network, target, asked)? {
             return Ok(reply);

@@ -10,7 +10,7 @@ use rnet_api::{
     Endpoint, Event, Link, LinkRequest, Network, NetworkConnect, NetworkDisconnect, Sandbox, SandboxRequest, Status,
     Version, WaitRequest,
 };
-use rnet_kernel::{FilterMonitor, Monitor, Netns, ProbeTiming, Route, announce, probe};
+use rnet_kernel::{FilterMonitor, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe};
 use rnet_model::{ContainerName, EndpointId, IfName, Kind, MacAddr, NetworkSpec};
 use tokio::sync::{broadcast, oneshot};
 
@@ -182,6 +182,13 @@ impl Handle {
         // Outside of a request nobody asks.
         let _ = WORKED.try_with(|worked| worked.set(worked.get() + took));
         result
+    }
+
+    /// Whether the host has a bridge of this name.
+    pub(crate) async fn is_bridge(&self, name: IfName) -> bool {
+        let look = move |e: &mut Engine| Ok(e.kernel.host.link(&name));
+        let found = self.call(look).await;
+        matches!(found, Ok(Ok(Some(LinkState { kind: LinkKind::Bridge { .. }, .. }))))
     }
 
     /// Version and health.

@@ -207,7 +207,9 @@ impl Engine {
         let shown = self.show_network(id).expect("it was just found");
         let on_it: Vec<_> = self.endpoints.values().filter(|r| r.network == Some(id)).map(|r| r.id).collect();
         if !on_it.is_empty() && !force {
-            let who: Vec<_> = shown.endpoints.iter().map(|e| format!("{}:{}", e.engine, e.container)).collect();
+            let mut who: Vec<_> = shown.endpoints.iter().map(|e| format!("{}:{}", e.engine, e.container)).collect();
+            who.sort();
+            who.dedup();
             return Err(ApiError::new(
                 Kind::Conflict,
                 format!("network {} is in use by {}", shown.spec.name, who.join(", ")),

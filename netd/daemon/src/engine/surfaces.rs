@@ -89,6 +89,10 @@ pub(super) type Stored = BTreeMap<String, Vec<u8>>;
 impl Writer {
     /// Opens the store, reads all of it and starts the thread.
     pub(super) fn open(path: &Path) -> Result<(Self, Stored), ApiError> {
+        if std::fs::metadata(path).is_ok_and(|m| m.len() == 0) {
+            // What a crash at the first start leaves, or whoever emptied it.
+            tracing::warn!(store = %path.display(), "the store is an empty file: starting without networks and bridges");
+        }
         let mut redb = RedbStore::open(path).map_err(|e| super::core::store(&e))?;
         let stored = redb.list("").map_err(|e| super::core::store(&e))?;
         let directory = path.parent().unwrap_or_else(|| Path::new("/")).to_owned();

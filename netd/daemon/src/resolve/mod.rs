@@ -92,7 +92,7 @@ impl Resolver {
             Engine::Podman | Engine::Containerd | Engine::Lxc => {
                 return Err(ApiError::new(
                     Kind::Unsupported,
-                    format!("{engine}:{name}: this version does not ask {engine}"),
+                    format!("{engine}:{name}: containers of {engine} are not in this version"),
                 )
                 .hint("name one of its processes instead: pid:N"));
             }
@@ -198,7 +198,9 @@ fn not_found(name: &str, tried: &[String]) -> ApiError {
 }
 
 fn opening(what: &str, error: &KernelError) -> ApiError {
-    let api = ApiError::new(error.kind(), format!("cannot open the network namespace of {what}")).because(error);
+    let mut api = ApiError::new(error.kind(), format!("cannot open the network namespace of {what}"));
+    // The kernel's operation is the same in other words.
+    api.causes.push(error.said());
     match &error.hint {
         Some(hint) => api.hint(hint.clone()),
         None => api,

@@ -459,7 +459,7 @@ impl NftProgram {
     }
 
     /// Absolute path of the program, or the words that say where it was looked for.
-    fn find(&self) -> Result<PathBuf, String> {
+    pub(super) fn find(&self) -> Result<PathBuf, String> {
         let executable = |path: &Path| {
             std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
         };

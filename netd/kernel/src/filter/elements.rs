@@ -105,7 +105,26 @@ impl Nft {
         match self.socket()?.dump(&table, set) {
             Ok(elements) => Ok(elements),
             Err(refusal) if missing == Missing::Empty && refusal.errno() == libc::ENOENT => Ok(Vec::new()),
+            Err(refusal) if refusal.errno() == libc::ENOENT => Err(self.not_there(set)),
             Err(refusal) => Err(refusal.into_error(format!("read set {set} of table inet {table}"))),
+        }
+    }
+
+    /// The table was removed by somebody else, or what is in it. Only `nft` makes it again.
+    fn not_there(&self, set: &str) -> KernelError {
+        let table = &self.table;
+        let operation = format!("read set {set} of table inet {table}");
+        match self.program.find() {
+            Ok(_) => KernelError {
+                text: Some(format!("table inet {table} was removed or changed")),
+                ..KernelError::os(operation, libc::ENOENT)
+            }
+            .hint("netd makes it again within a second: repeat the request"),
+            Err(text) => KernelError {
+                text: Some(format!("table inet {table} was removed or changed, and {text}")),
+                ..KernelError::os(operation, libc::EOPNOTSUPP)
+            }
+            .hint("install nftables (the nft program, 1.0 or newer): netd makes the table again with it"),
         }
     }
 
