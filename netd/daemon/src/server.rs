@@ -248,7 +248,8 @@ fn answer(result: Result<impl Serialize, ApiError>) -> Response {
 /// A request body as its type; what is wrong with it is named with line and column.
 fn parse<T: DeserializeOwned>(route: &str, body: &Bytes) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|e| {
-        ApiError::new(Kind::Invalid, format!("the body is not what {route} takes: {}", in_json(&e.to_string())))
+        let why = if body.is_empty() { "it is empty".to_owned() } else { in_json(&e.to_string()) };
+        ApiError::new(Kind::Invalid, format!("the body is not what {route} takes: {why}"))
             .hint("the schemas are in /v1/openapi.json")
     })
 }

@@ -330,7 +330,7 @@ fn words_that_mean_another_command() {
         let host = world.host("h1");
         host.start();
         host.container("web");
-        host.rnet("network create blue").ok();
+        host.rnet("network create blue --internal").ok();
         host.rnet("bridge create br0").ok();
         host.rnet("attach blue web auto").fails(MISSING, &["hint: blue is a network: rnet network connect blue web"]);
         host.rnet("attach web br0 10.0.0.5/24").fails(MISSING, &["hint: br0 is a bridge", "rnet attach br0 web"]);

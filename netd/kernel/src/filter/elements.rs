@@ -119,7 +119,7 @@ impl Nft {
                 text: Some(format!("table inet {table} was removed or changed")),
                 ..KernelError::os(operation, libc::ENOENT)
             }
-            .hint("netd makes it again within a second: repeat the request"),
+            .hint("netd makes it again: repeat the request"),
             Err(text) => KernelError {
                 text: Some(format!("table inet {table} was removed or changed, and {text}")),
                 ..KernelError::os(operation, libc::EOPNOTSUPP)

@@ -117,3 +117,18 @@ fn without_the_program_it_says_what_to_install() {
     assert!(error.to_string().contains("/nowhere"), "{error}");
     assert!(error.hint.unwrap().contains("nftables"));
 }
+
+#[test]
+fn a_table_that_was_removed_is_named_with_what_makes_it_again() {
+    let Some((ns, mut filter)) = filter() else { return };
+    filter.ensure_base().unwrap();
+    nft(&ns, "delete table inet rnet");
+    let said = filter.change(&nets(&["10.0.0.0/8"]), &[]).unwrap_err();
+    assert_eq!(said.kind(), rnet_model::Kind::Missing);
+    assert!(said.to_string().contains("table inet rnet was removed") && said.hint.is_some(), "{said}");
+    filter.program = NftProgram { folders: vec!["/nowhere".into()] };
+    let said = filter.change(&nets(&["10.0.0.0/8"]), &[]).unwrap_err();
+    assert_eq!(said.kind(), rnet_model::Kind::Unsupported);
+    assert!(said.to_string().contains("/nowhere"), "{said}");
+    assert!(said.hint.unwrap().contains("nftables"));
+}
