@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rnet_api::{ApiError, AttachReply, AttachRequest, Outcome};
-use rnet_kernel::{LinkKind, LinkState, Links};
+use rnet_kernel::{LinkKind, LinkOp, LinkState, Links, Netns, NewBridge, Route};
 use rnet_model::{
     AddressSpec, AttachSpec, EndpointId, Engine as ContainerEngine, HostIf, IfAddr, IfName, Kind, MacAddr, NetworkId,
 };
@@ -188,7 +188,7 @@ impl Engine {
         if spec.options.vlan.is_some() || spec.options.trunk.is_some() {
             return Err(ApiError::new(
                 Kind::Unsupported,
-                format!("VLANs on {name}: VLANs of bridge ports are not in this version"),
+                format!("VLANs on {name}: VLANs of bridge ports are not in this version{}", what_vlans_lack()),
             )
             .hint("leave --vlan, --trunk and @VLAN out, and use one bridge for each LAN"));
         }
@@ -378,6 +378,22 @@ fn same_words(asked: &AttachSpec, spec: &AttachSpec, ifname: &IfName) -> bool {
         a.options.ifname.clone_from(&spec.options.ifname);
     }
     a == *spec
+}
+
+/// What the kernel lacks for VLANs of bridge ports, as the end of a sentence. It is tried in a namespace of its own.
+fn what_vlans_lack() -> &'static str {
+    let attempt = || -> Result<bool, rnet_kernel::KernelError> {
+        let mut links = Route::open(&Netns::create()?)?;
+        let name: IfName = "br0".parse().expect("br0 is an interface name");
+        let bridge = NewBridge { name: name.clone(), alias: String::new(), mtu: None, mac: None, vlan_filtering: true };
+        let faults = links.batch(&[LinkOp::NewBridge(bridge)])?;
+        let made = links.link(&name)?.map(|l| l.kind);
+        Ok(faults.is_empty() && made == Some(LinkKind::Bridge { vlan_filtering: true }))
+    };
+    match attempt() {
+        Ok(true) => "",
+        _ => ", and this kernel lacks CONFIG_BRIDGE_VLAN_FILTERING",
+    }
 }
 
 fn static_addresses(spec: &AddressSpec) -> impl Iterator<Item = IfAddr> {
