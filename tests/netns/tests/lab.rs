@@ -102,3 +102,32 @@ fn a_lab_that_cannot_be_deployed_leaves_nothing() {
         assert_eq!(host.rnet_json("lab inspect"), serde_json::json!([]));
     });
 }
+
+/// The file on the page about labs, on a busybox.
+#[test]
+fn the_lab_of_the_page_runs_containers_beside_namespaces() {
+    run(|world| {
+        let host = world.host("h1");
+        host.start();
+        let page = include_str!("../../../docs/labs.md");
+        let (_, rest) = page.split_once("```yaml\n").unwrap();
+        let lab = file(world, "page.clab.yml", rest.split_once("```").unwrap().0);
+        let bin = world.dir().join("rootfs/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy(host.run("which busybox").ok().out.trim(), bin.join("busybox")).unwrap();
+        ["sleep", "cat"].iter().for_each(|name| std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap());
+
+        host.rnet(&format!("lab deploy -t {lab}")).ok();
+        let exec = |node: &str, words: &str| host.rnet(&format!("lab exec --name small {node} {words}"));
+        exec("two", "ping -c 1 -W 2 10.1.0.1").ok();
+        assert!(exec("one", "cat /etc/hostname").ok().out.starts_with("one"));
+        assert!(exec("two", "ip route").ok().out.contains("default via 10.1.0.1"));
+        assert_eq!(host.rnet_json(&format!("lab deploy -t {lab}"))["outcome"], "unchanged");
+        host.rnet("stop -t 0 lab-small-one").ok();
+        assert_eq!(host.rnet_json(&format!("lab deploy -t {lab}"))["outcome"], "changed");
+        exec("two", "ping -c 1 -W 2 10.1.0.1").ok();
+        host.rnet(&format!("lab destroy -t {lab}")).ok();
+        host.wait_until_like(&host.before(), "after the lab was destroyed");
+        assert_eq!(host.rnet("ps -a -q").ok().out, "");
+    });
+}
