@@ -14,7 +14,8 @@ const TIMEOUT: u64 = 60;
 /// The two stages: what the OCI runtime specification calls them, and so does `rnet hook`.
 const STAGES: [&str; 2] = ["createRuntime", "poststop"];
 
-pub(super) fn install(dir: &Path, ctx: &Context) -> Result<u8, ApiError> {
+pub(super) fn install(dir: Option<&Path>, ctx: &Context) -> Result<u8, ApiError> {
+    let dir = &dir.map_or_else(|| default_dir(&ctx.root), Path::to_owned);
     let program = std::env::current_exe()
         .map_err(|e| ApiError::new(Kind::Retry, "cannot find out the path of this program").because(&e))?;
     std::fs::create_dir_all(dir).map_err(|e| failed("cannot make the directory", dir, &e))?;
@@ -69,9 +70,9 @@ fn fragment(program: &Path, root: &Root) -> Value {
     json!({"hooks": hooks})
 }
 
-/// Where Podman and CRI-O look for definitions of the administrator.
-pub(super) fn default_dir() -> PathBuf {
-    "/etc/containers/oci/hooks.d".into()
+/// Where Podman and CRI-O look for definitions of the administrator. A private instance leaves the machine alone.
+fn default_dir(root: &Root) -> PathBuf {
+    root.private.as_ref().map_or_else(|| "/etc/containers/oci/hooks.d".into(), |dir| dir.join("hooks.d"))
 }
 
 #[cfg(test)]

@@ -55,9 +55,9 @@ Examples:
   rnet hook install
   rnet hook install --dir /usr/share/containers/oci/hooks.d")]
     Install {
-        /// Hooks directory
-        #[arg(long, value_name = "DIR", default_value_os_t = install::default_dir())]
-        dir: PathBuf,
+        /// Hooks directory [default: /etc/containers/oci/hooks.d; of a private instance, hooks.d in its directory]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn dispatch(command: HookCommand, ctx: &Context) -> Result<u8, ApiErr
             let netd = Bounded { client: ctx.client(), deadline: Instant::now() + LIMIT };
             poststop(&state, &netd)
         }
-        HookCommand::Install { dir } => return install::install(&dir, ctx),
+        HookCommand::Install { dir } => return install::install(dir.as_deref(), ctx),
     }?;
     Ok(0)
 }

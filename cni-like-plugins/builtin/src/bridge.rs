@@ -7,6 +7,9 @@ use rnet_model::{IfAddr, IfName, Kind, Subnet};
 use rnet_plan::{Action, Place, Plan};
 use rnet_plugin_protocol::{Loopback, Plugin, PluginError, Wanted};
 
+/// Bytes, of Ethernet and of a new bridge.
+const DEFAULT_MTU: u32 = 1500;
+
 /// The plugin.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bridge;
@@ -26,12 +29,14 @@ impl Plugin for Bridge {
                 hint: None,
             });
         }
+        // A bridge takes the smallest MTU of its ports (br_mtu_auto_adjust): only the container's end is made smaller.
+        let port_mtu = master.map_or(DEFAULT_MTU, |m| m.mtu).max(wanted.mtu);
         let mut plan = Plan::default();
         if master.is_none() {
             let bridge = NewBridge {
                 name: wanted.master.clone(),
                 alias: wanted.master_alias.clone(),
-                mtu: Some(wanted.mtu),
+                mtu: Some(port_mtu),
                 mac: None,
                 vlan_filtering: false,
             };
@@ -45,7 +50,7 @@ impl Plugin for Bridge {
             name: wanted.host_ifname.clone(),
             alias: wanted.alias.clone(),
             master: Some(wanted.master.clone()),
-            mtu: wanted.mtu,
+            mtu: port_mtu,
             peer: wanted.ifname.clone(),
             peer_mac: wanted.mac,
             netns: Some(wanted.netns.clone()),
@@ -65,6 +70,9 @@ impl Plugin for Bridge {
         }
         // Its own multicast on a bridge with a thousand ports is what a first packet would cost most.
         ops.push(LinkOp::Quiet(wanted.ifname.clone()));
+        if wanted.mtu < port_mtu {
+            ops.push(LinkOp::Mtu(wanted.ifname.clone(), wanted.mtu));
+        }
         ops.push(LinkOp::Up(wanted.ifname.clone()));
         ops.extend(dress(wanted));
         plan.undoable("attach.inside", inside(ops), undo);

@@ -31,6 +31,9 @@ pub(crate) struct Network {
     held: Held,
 }
 
+/// Containers that join each other's network in a row.
+const LONGEST_CHAIN: usize = 16;
+
 /// Files of the host.
 const HOST_HOSTS: &str = "/etc/hosts";
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -77,7 +80,7 @@ impl Network {
         }
         let namespace = NetworkNamespace::File(format!("/proc/{}/ns/net", init.pid).into());
         let mut network = Network::own(container, namespace, Sysctls::Leave, Held::Nothing);
-        network.files = found.own_files();
+        network.files = files_of(store, found, other)?;
         if container.record.spec.hostname.is_none() {
             network.hostname = read(&network.files.hostname).trim().to_owned();
         }
@@ -178,6 +181,21 @@ impl Network {
             Err(error) => Some(format!("the container's network could not be given back: {}", error.chain())),
         }
     }
+}
+
+/// The hosts, hostname and resolv.conf that a container uses: its own, or those of the one whose network it joined.
+fn files_of(store: &Store, container: Container, name: &ContainerName) -> Result<OwnFiles, ApiError> {
+    let mut owner = container;
+    for _ in 0..LONGEST_CHAIN {
+        match &owner.record.spec.network.mode {
+            NetworkMode::Container(next) => owner = store.find(next)?,
+            _ => return Ok(owner.own_files()),
+        }
+    }
+    Err(ApiError::new(
+        Kind::Invalid,
+        format!("cannot join the network of {name}: it joined that of another, and so on"),
+    ))
 }
 
 fn sysctls() -> Sysctls {

@@ -281,7 +281,9 @@ fn one_container_does_not_get_an_address_twice() {
         host.rnet("attach br1 web 10.0.0.5/24 -i far").ok();
         host.rnet("attach br0 web 10.0.0.5/24 -i eth0 -l webhost --replace").ok();
         host.rnet("attach br0 web 10.0.0.5/24 -i eth0 --mtu 1400 --replace").ok();
-        assert!(host.ip("-o link show webhost").contains("mtu 1400"), "the name given before stays");
+        assert!(host.has_link("webhost"), "the name given before stays");
+        assert!(web.ip("-o link show eth0").contains("mtu 1400"));
+        assert!(host.ip("-o link show br0").contains("mtu 1500"), "a small port makes the bridge no smaller");
 
         let first = host.rnet_json("network connect blue web")["endpoint"]["addresses"][0].clone();
         let second = host.rnet_json("attach blue0 web auto -i net1")["endpoint"]["addresses"][0].clone();

@@ -105,14 +105,20 @@ impl Engine {
                 return Ok(own.ip);
             }
         }
-        let example = super::network::first_address(&subnet);
+        let hint = match super::network::first_address(&subnet) {
+            // The first address of a subnet is what most gateways have.
+            example if example != address.ip() => {
+                format!("write the gateway: {address}@{example}, or leave @gw out")
+            }
+            _ => "write the gateway after the @, or leave @gw out".to_owned(),
+        };
         Err(ApiError::new(
             Kind::Invalid,
             format!(
                 "address {address}@{given}: no gateway found: the host has no default gateway in {subnet} and {master} no address in it"
             ),
         )
-        .hint(format!("write the gateway: {address}@{example}, or leave @gw out")))
+        .hint(hint))
     }
 
     /// Refuses an address that another endpoint on the same device or the device itself holds.

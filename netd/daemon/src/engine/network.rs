@@ -287,13 +287,14 @@ impl Engine {
         }
     }
 
-    /// Frees addresses that are kept for an owner. What was in use a moment ago goes on resting.
+    /// Frees addresses that are kept for an owner. They rest: neighbours may still know them as his.
     fn drop_kept(&mut self, network: NetworkId, owner: &str, which: impl Fn(IpAddr) -> bool) {
+        let now = clock::boot_seconds();
         let state = self.networks.get_mut(&network);
         for pool in state.into_iter().flat_map(|n| &mut n.pools) {
             let kept = pool.held_by(owner).filter(|(ip, held)| *held == State::Reserved && which(*ip));
             for (ip, _) in kept.collect::<Vec<_>>() {
-                pool.unreserve(ip, owner);
+                pool.release(ip, owner, now);
             }
         }
     }
