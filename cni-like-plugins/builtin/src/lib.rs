@@ -1,5 +1,3 @@
-//! The built-in network types. Each is a pure function from what is wanted and what is there to a plan.
+//! The built-in plugins: each a pure function from what is wanted and what is there to a plan.
 
-mod bridge;
-
-pub use bridge::{Bridge, dress};
+pub mod port;

@@ -1,84 +1,21 @@
-//! The one plugin trait: a network type is a pure function from what is wanted and what is there to a plan.
+//! The one plugin trait, and CNI 1.1.0 with its older versions around it.
 //!
-//! Owns: the verbs of CNI 1.1 (`add del check gc status`) as a trait, and the values they take. Refuses: side effects;
-//! whoever calls a plugin applies the plan it returns, in process or as an executable.
+//! Owns: the verbs of CNI as a trait, the values they take ([`Request`], [`Environment`], [`CniResult`], [`Error`]), and
+//! how a plugin with its delegate is driven ([`drive`]). Refuses: knowing any plugin.
 
-use std::net::IpAddr;
+pub mod drive;
+mod environment;
+mod error;
+mod plugin;
+mod request;
+mod result;
+mod version;
 
-use rnet_kernel::{LinkState, Netns};
-use rnet_model::{EndpointId, IfAddr, IfName, Kind, MacAddr, RouteSpec};
-use rnet_plan::Plan;
-
-/// The interface that is wanted. Every default is filled in.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// Endpoint.
-    pub id: EndpointId,
-    /// Alias of the host end, which marks it as ours.
-    pub alias: String,
-    /// Device of the host the endpoint hangs on.
-    pub master: IfName,
-    /// Alias of the device of the host, if the plan has to make it.
-    pub master_alias: String,
-    /// Name of the host end.
-    pub host_ifname: IfName,
-    /// Namespace of the container.
-    pub netns: Netns,
-    /// Name inside.
-    pub ifname: IfName,
-    /// Address inside.
-    pub mac: MacAddr,
-    /// Bytes.
-    pub mtu: u32,
-    /// Addresses inside.
-    pub addresses: Vec<IfAddr>,
-    /// Default gateways, at most one per family.
-    pub gateways: Vec<IpAddr>,
-    /// Additional routes.
-    pub routes: Vec<RouteSpec>,
-    /// Metric of the default and additional routes.
-    pub metric: Option<u32>,
-}
-
-/// What the container's namespace looks like before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loopback {
-    /// `lo` is down and must come up.
-    Down,
-    /// `lo` is up.
-    Up,
-}
-
-/// Why a plugin cannot do what is wanted.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct PluginError {
-    /// What it means to the caller.
-    pub kind: Kind,
-    /// What, which object, why.
-    pub text: String,
-    /// What the user can do.
-    pub hint: Option<String>,
-}
-
-/// A network type.
-pub trait Plugin: Sync {
-    /// Its name, as in `type`.
-    fn name(&self) -> &'static str;
-    /// The plan that makes the interface.
-    ///
-    /// # Errors
-    /// When the master is none this plugin can use.
-    fn add(&self, wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> Result<Plan, PluginError>;
-    /// The plan that cuts the interface off at once; the device itself goes with its device group.
-    fn del(&self, host_ifname: &IfName, retired_group: u32) -> Plan;
-    /// What is not as wanted, a line each. `host` is the host end, `master` what it should hang on.
-    fn check(&self, wanted: &Wanted, host: Option<&LinkState>, master: Option<&LinkState>) -> Vec<String>;
-    /// The plan that removes links of ours that belong to no endpoint.
-    fn gc(&self, stale: &[LinkState], retired_group: u32) -> Plan;
-    /// Whether it can work on this host at all.
-    ///
-    /// # Errors
-    /// Names what is missing.
-    fn status(&self) -> Result<(), PluginError>;
-}
+pub use environment::{Command, Environment, is_name};
+pub use error::Error;
+pub use plugin::{Call, Delegation, Plugin, View, Work, gateway_of};
+pub use request::{
+    Args, AttachmentId, LIMIT, OLD_ATTACHMENTS, Request, RuntimeConfig, VALID_ATTACHMENTS, loose_address, wanted_mac,
+};
+pub use result::{CniResult, Dns, Interface, IpConfig, Route};
+pub use version::Version;

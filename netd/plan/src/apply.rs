@@ -1,5 +1,10 @@
 //! Applies a plan: all of it, or nothing.
 
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
 use rnet_kernel::{Filter, KernelError, Links, Sysctls};
 
 use crate::{Action, Place, Plan, Step, fail};
@@ -13,8 +18,11 @@ pub trait Surfaces {
     fn links(&mut self, place: &Place) -> Result<&mut dyn Links, KernelError>;
     /// The packet filter.
     fn filter(&mut self) -> &mut dyn Filter;
-    /// Sysctls of the daemon's namespace.
-    fn sysctls(&mut self) -> &mut dyn Sysctls;
+    /// Sysctls of a place.
+    ///
+    /// # Errors
+    /// When there is no such place.
+    fn sysctls(&mut self, place: &Place) -> Result<&mut dyn Sysctls, KernelError>;
 }
 
 /// Why a plan was not applied. What had been done was taken back.
@@ -84,6 +92,33 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
             }
         }
         Action::Filter { add, remove } => surfaces.filter().change(add, remove).map_err(whole),
-        Action::Sysctl { key, value } => surfaces.sysctls().set(key, value).map_err(whole),
+        Action::Sysctl { place, key, value } => {
+            surfaces.sysctls(place).and_then(|sysctls| sysctls.set(key, value)).map_err(whole)
+        }
+        Action::File { path, contents: Some(contents) } => write(path, contents).map_err(whole),
+        Action::File { path, contents: None } => remove(path).map_err(whole),
+    }
+}
+
+/// By way of a second file, so that a crash leaves the old one or the new one.
+fn write(path: &Path, contents: &[u8]) -> Result<(), KernelError> {
+    let written = || -> std::io::Result<()> {
+        if let Some(folder) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let fresh = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(contents)?;
+        std::fs::rename(&fresh, path)
+    };
+    written().map_err(|e| KernelError::io(format!("write {}", path.display()), &e))
+}
+
+fn remove(path: &Path) -> Result<(), KernelError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(KernelError::io(format!("remove {}", path.display()), &e))
+        }
+        _ => Ok(()),
     }
 }

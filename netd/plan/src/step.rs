@@ -1,6 +1,7 @@
 //! Steps and plans as values.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use rnet_kernel::{FilterChange, LinkOp, Netns};
 
@@ -11,6 +12,15 @@ pub enum Place {
     Host,
     /// A container's namespace.
     Inside(Netns),
+}
+
+impl Place {
+    fn prefix(&self) -> String {
+        match self {
+            Place::Host => String::new(),
+            Place::Inside(ns) => format!("[{ns}] "),
+        }
+    }
 }
 
 /// One request to the kernel.
@@ -25,12 +35,21 @@ pub enum Action {
         /// Elements to remove.
         remove: Vec<FilterChange>,
     },
-    /// Writes a value below /proc/sys of the daemon's namespace.
+    /// Writes a value below /proc/sys of a place.
     Sysctl {
+        /// Whose setting it is.
+        place: Place,
         /// `net/ipv4/ip_forward`.
         key: String,
         /// Value.
         value: String,
+    },
+    /// Writes a file, or removes it: what a plugin has to remember until its undo. Folders are made, for root alone.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// What; `None` = no file.
+        contents: Option<Vec<u8>>,
     },
 }
 
@@ -73,13 +92,16 @@ impl Action {
     /// One line per kernel operation.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            Action::Links(Place::Host, ops) => ops.iter().map(|op| format!("ip {op}")).collect(),
-            Action::Links(Place::Inside(ns), ops) => ops.iter().map(|op| format!("[{ns}] ip {op}")).collect(),
+            Action::Links(place, ops) => ops.iter().map(|op| format!("{}ip {op}", place.prefix())).collect(),
             Action::Filter { add, remove } => {
                 let add = add.iter().map(|e| format!("nft add element inet rnet {e}"));
                 add.chain(remove.iter().map(|e| format!("nft delete element inet rnet {e}"))).collect()
             }
-            Action::Sysctl { key, value } => vec![format!("sysctl {}={value}", key.replace('/', "."))],
+            Action::Sysctl { place, key, value } => {
+                vec![format!("{}sysctl {}={value}", place.prefix(), key.replace('/', "."))]
+            }
+            Action::File { path, contents: Some(_) } => vec![format!("write {}", path.display())],
+            Action::File { path, contents: None } => vec![format!("remove {}", path.display())],
         }
     }
 }

@@ -84,8 +84,8 @@ impl Surfaces for Notes {
     fn filter(&mut self) -> &mut dyn Filter {
         self
     }
-    fn sysctls(&mut self) -> &mut dyn Sysctls {
-        self
+    fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
+        Ok(self)
     }
 }
 
@@ -105,7 +105,7 @@ fn plan() -> Plan {
         host(vec![LinkOp::Up(name("v0")), LinkOp::Master(name("v0"), name("br0"))]),
         vec![host(vec![LinkOp::Delete(name("v0"))])],
     );
-    plan.step("three", Action::Sysctl { key: "net/ipv4/ip_forward".into(), value: "1".into() });
+    plan.step("three", Action::Sysctl { place: Place::Host, key: "net/ipv4/ip_forward".into(), value: "1".into() });
     plan
 }
 

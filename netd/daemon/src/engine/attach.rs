@@ -7,6 +7,7 @@ use rnet_kernel::{LinkKind, LinkOp, LinkState, Links, Netns, NewBridge, Route};
 use rnet_model::{
     AddressSpec, AttachSpec, EndpointId, Engine as ContainerEngine, HostIf, IfAddr, IfName, Kind, MacAddr, NetworkId,
 };
+use rnet_plugins_builtin::port;
 
 use super::address::Resolved;
 use super::core::{inode, kernel};
@@ -147,7 +148,7 @@ impl Engine {
         if request.dry_run {
             let endpoint = self.show(&record);
             let replaced = draft.old.filter(|old| old.phase == Phase::Live);
-            let first = replaced.map(|old| self.plugin.del(&old.host_ifname, self.tag.group).lines());
+            let first = replaced.map(|old| port::del(&old.host_ifname, self.tag.group).lines());
             let plan = first.into_iter().flatten().chain(plan.lines()).collect();
             return Ok(AttachReply { outcome: Outcome::Planned, endpoint, plan });
         }

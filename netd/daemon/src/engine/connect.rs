@@ -6,7 +6,7 @@ use rnet_api::{ApiError, AttachReply, Endpoint, NetworkConnect, NetworkDisconnec
 use rnet_kernel::{LinkOp, Links};
 use rnet_model::{IfName, Kind, MacAddr, NetworkId, one_of_each_family};
 use rnet_plan::{Action, Place, Plan, apply};
-use rnet_plugin_protocol::Wanted;
+use rnet_plugins_builtin::port::{self, Wanted};
 
 use super::address::Resolved;
 use super::core::{inode, kernel};
@@ -199,11 +199,11 @@ impl Engine {
             let wanted = self.wanted(&record, &target.netns);
             let gateways = if ready.addresses.is_empty() { Vec::new() } else { record.gateways.clone() };
             let there = Wanted { mac: ready.mac, addresses: ready.addresses.clone(), gateways, ..wanted.clone() };
-            let mut ops = undress(rnet_plugins_builtin::dress(&there));
+            let mut ops = undress(port::dress(&there));
             if record.mac != ready.mac {
                 ops.push(LinkOp::Mac(record.ifname.clone(), record.mac));
             }
-            ops.extend(rnet_plugins_builtin::dress(&wanted));
+            ops.extend(port::dress(&wanted));
             plan.step("attach.inside", Action::Links(Place::Inside(target.netns.clone()), ops));
         }
         apply(&plan, &mut self.kernel)
@@ -232,7 +232,7 @@ impl Engine {
     pub(super) fn discard(&mut self, prewired: Option<Prewired>, netns: u64) {
         let Some(prewired) = prewired else { return };
         self.ready_ports.remove(&prewired.host_ifname);
-        let plan = self.plugin.del(&prewired.host_ifname, self.tag.group);
+        let plan = port::del(&prewired.host_ifname, self.tag.group);
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove a ready interface");
         }

@@ -9,7 +9,6 @@ use rnet_api::{ApiError, Event, Root, Version};
 use rnet_ipam::Pool;
 use rnet_kernel::{Filter, KernelError, LinkState, Netns, NetnsId, Nft, ProcSys, Route};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind, NetworkId, SandboxId};
-use rnet_plugin_protocol::Plugin;
 use rnet_store::{RunLog, StoreError};
 use tokio::sync::broadcast;
 
@@ -62,7 +61,6 @@ pub(crate) struct Engine {
     pub(super) tag: Tag,
     pub(super) host: Netns,
     pub(super) kernel: Kernel,
-    pub(super) plugin: &'static dyn Plugin,
     pub(super) log: RunLog,
     pub(super) writer: Writer,
     pub(super) events: broadcast::Sender<Event>,
@@ -134,8 +132,8 @@ impl Engine {
                 inside: None,
                 filter: Nft::new(&host, tag.table.clone()),
                 sysctls: ProcSys::new(&host),
+                sysctls_inside: None,
             },
-            plugin: &rnet_plugins_builtin::Bridge,
             root,
             config,
             tag,

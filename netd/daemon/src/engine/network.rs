@@ -177,8 +177,8 @@ impl Engine {
             let fail = |e| kernel(format!("cannot read {key}"), &e);
             let old = self.kernel.sysctls.get(&key).map_err(fail)?;
             let Some(old) = old.filter(|old| old != value) else { continue };
-            let undo = vec![Action::Sysctl { key: key.clone(), value: old }];
-            plan.undoable("network.sysctl", Action::Sysctl { key, value: value.into() }, undo);
+            let undo = vec![Action::Sysctl { place: Place::Host, key: key.clone(), value: old }];
+            plan.undoable("network.sysctl", Action::Sysctl { place: Place::Host, key, value: value.into() }, undo);
         }
         let elements = filter_elements(spec);
         let undo = vec![Action::Filter { add: Vec::new(), remove: elements.clone() }];
@@ -317,7 +317,7 @@ impl Engine {
 fn settings_before(plan: &Plan) -> BTreeMap<String, String> {
     let undo = plan.steps.iter().flat_map(|step| &step.undo);
     let settings = undo.filter_map(|action| match action {
-        Action::Sysctl { key, value } => Some((key.clone(), value.clone())),
+        Action::Sysctl { key, value, .. } => Some((key.clone(), value.clone())),
         _ => None,
     });
     settings.collect()

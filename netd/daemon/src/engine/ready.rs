@@ -162,7 +162,7 @@ impl Engine {
     }
 }
 
-/// Takes back what [`rnet_plugins_builtin::dress`] did.
+/// Takes back what [`port::dress`] did.
 pub(super) fn undress(dressed: Vec<LinkOp>) -> Vec<LinkOp> {
     let reverse = |op| match op {
         LinkOp::AddAddress(dev, address) => Some(LinkOp::DelAddress(dev, address)),

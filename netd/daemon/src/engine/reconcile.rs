@@ -8,6 +8,7 @@ use rnet_api::ApiError;
 use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
+use rnet_plugins_builtin::port;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -411,7 +412,7 @@ impl Engine {
         let Some(record) = self.endpoints.get(&id).cloned() else { return };
         let Ok(master) = self.kernel.host.link(&record.master) else { return };
         // Only the host's side is compared, so it does not matter which namespace the other end is said to be in.
-        let wrong = self.plugin.check(&self.wanted(&record, &self.host), link, master.as_ref());
+        let wrong = port::check(&self.wanted(&record, &self.host), link, master.as_ref());
         if wrong.is_empty() || master.is_none() {
             return;
         }
@@ -481,7 +482,7 @@ impl Engine {
     fn collect_garbage(&mut self, ours: &Ours) {
         let busy = |l: &LinkState| self.foreign.values().any(|f| f.master == Some(l.index));
         let stale: Vec<LinkState> = ours.values().filter(|l| !busy(l)).cloned().collect();
-        let plan = self.plugin.gc(&stale, self.tag.group);
+        let plan = port::gc(&stale, self.tag.group);
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove what an earlier run left");
         }

@@ -20,6 +20,7 @@ pub(super) struct Kernel {
     pub(super) inside: Option<(NetnsId, Route)>,
     pub(super) filter: Nft,
     pub(super) sysctls: ProcSys,
+    pub(super) sysctls_inside: Option<ProcSys>,
 }
 
 impl Kernel {
@@ -42,6 +43,7 @@ impl Kernel {
     /// Lets go of the namespace.
     pub(super) fn leave(&mut self) {
         self.inside = None;
+        self.sysctls_inside = None;
     }
 }
 
@@ -57,8 +59,11 @@ impl Surfaces for Kernel {
         &mut self.filter
     }
 
-    fn sysctls(&mut self) -> &mut dyn Sysctls {
-        &mut self.sysctls
+    fn sysctls(&mut self, place: &Place) -> Result<&mut dyn Sysctls, KernelError> {
+        if let Place::Inside(netns) = place {
+            return Ok(self.sysctls_inside.insert(ProcSys::new(netns)));
+        }
+        Ok(&mut self.sysctls)
     }
 }
 

@@ -7,7 +7,7 @@ use rnet_api::ApiError;
 use rnet_kernel::{KernelError, LinkKind, LinkState, Links, Netns};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind};
 use rnet_plan::{Plan, apply, fail};
-use rnet_plugin_protocol::{Loopback, PluginError, Wanted};
+use rnet_plugins_builtin::port::{self, Loopback, PortError, Wanted};
 
 use super::core::{endpoint_key, inode, kernel};
 use super::handle::Announcement;
@@ -62,7 +62,7 @@ fn attachment_key(id: EndpointId) -> String {
     format!("attachments/{id}")
 }
 
-fn plugin_error(error: &PluginError) -> ApiError {
+fn port_error(error: &PortError) -> ApiError {
     let api = ApiError::new(error.kind, error.text.clone());
     match &error.hint {
         Some(hint) => api.hint(hint.clone()),
@@ -123,7 +123,7 @@ impl Engine {
         master: Option<&LinkState>,
     ) -> Result<Plan, ApiError> {
         let wanted = self.wanted(record, netns);
-        self.plugin.add(&wanted, master, inside.loopback).map_err(|e| plugin_error(&e))
+        port::add(&wanted, master, inside.loopback).map_err(|e| port_error(&e))
     }
 
     /// Applies the plan of a record: afterwards the endpoint is live, or there is nothing of it.
@@ -260,7 +260,7 @@ impl Engine {
             fail::point("detach.log");
             self.log_put(&key, &record)?;
             fail::point("detach.log.done");
-            let plan = self.plugin.del(&record.host_ifname, self.tag.group);
+            let plan = port::del(&record.host_ifname, self.tag.group);
             if let Err(failure) = apply(&plan, &mut self.kernel) {
                 // It stays attached, also for the next start.
                 if let Some(kept) = self.endpoints.get(&id).cloned() {

@@ -1,0 +1,130 @@
+//! A plugin with its delegate, command by command: who is asked in which order, and what happens when one of them fails.
+
+use rnet_plan::{Plan, Surfaces, apply};
+
+use crate::{AttachmentId, Call, CniResult, Delegation, Error, Plugin, View, Work};
+
+/// A plugin and the one its addresses come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// The plugin.
+    pub plugin: &'a dyn Plugin,
+    /// Its delegate, if its configuration has an `ipam`.
+    pub ipam: Option<&'a dyn Plugin>,
+}
+
+impl<'a> Pair<'a> {
+    /// The delegate, if the plugin asks for one.
+    fn delegate(&self) -> Result<Option<&'a dyn Plugin>, Error> {
+        match (self.plugin.delegation(), self.ipam) {
+            (Delegation::Never, _) => Ok(None),
+            (Delegation::Required, None) => Err(Error::config("IPAM is required and the configuration has none")
+                .details("add \"ipam\": {\"type\": \"host-local\", ...}")),
+            (_, ipam) => Ok(ipam),
+        }
+    }
+
+    /// ADD. Whatever fails, nothing is left: not the interface, not the address.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn add(&self, call: &mut Call<'_>, surfaces: &mut dyn Surfaces) -> Result<CniResult, Error> {
+        let ipam = self.delegate()?;
+        if let Some(ipam) = ipam {
+            call.leased = Some(add_one(ipam, call, surfaces)?);
+        }
+        let made = match &call.leased {
+            Some(leased) if leased.ips.is_empty() => Err(Error::config("IPAM plugin returned missing IP config")),
+            _ => add_one(self.plugin, call, surfaces),
+        };
+        if let (Err(_), Some(ipam)) = (&made, ipam) {
+            // The first failure is what the caller has to hear; a reservation that stays is found by DEL and GC.
+            let _ = del_one(ipam, call, surfaces);
+        }
+        made
+    }
+
+    /// DEL: both are asked whatever the other says. The address is freed last, when nothing uses it any more.
+    ///
+    /// # Errors
+    /// All failures.
+    pub fn del(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        let mut faults = Vec::new();
+        faults.extend(del_one(self.plugin, call, surfaces).err());
+        if let (false, Some(ipam)) = (self.plugin.delegation() == Delegation::Never, self.ipam) {
+            faults.extend(del_one(ipam, call, surfaces).err());
+        }
+        all(faults)
+    }
+
+    /// CHECK.
+    ///
+    /// # Errors
+    /// The first difference, or no `prevResult`.
+    pub fn check(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        call.previous()?;
+        self.plugin.check(call, &mut View::new(surfaces))?;
+        match self.delegate()? {
+            Some(ipam) => ipam.check(call, &mut View::new(surfaces)),
+            None => Ok(()),
+        }
+    }
+
+    /// GC: goes on after a failure.
+    ///
+    /// # Errors
+    /// All failures.
+    pub fn gc(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        let none: &[AttachmentId] = &[];
+        let valid = call.request.valid.as_deref().unwrap_or(none);
+        let mut faults = Vec::new();
+        let delegate = self.ipam.filter(|_| self.plugin.delegation() != Delegation::Never);
+        for plugin in [Some(self.plugin), delegate].into_iter().flatten() {
+            let planned = plugin.gc(call, valid, &mut View::new(surfaces));
+            faults.extend(planned.and_then(|plan| run(&plan, surfaces)).err());
+        }
+        all(faults)
+    }
+
+    /// STATUS.
+    ///
+    /// # Errors
+    /// Code 50 or 51.
+    pub fn status(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        self.plugin.status(call, &mut View::new(surfaces))?;
+        match self.delegate()? {
+            Some(ipam) => ipam.status(call, &mut View::new(surfaces)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn add_one(plugin: &dyn Plugin, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<CniResult, Error> {
+    match plugin.add(call, &mut View::new(surfaces))? {
+        Work::Done(result) => Ok(result),
+        Work::Planned(plan, result) => run(&plan, surfaces).map(|()| result),
+    }
+}
+
+fn del_one(plugin: &dyn Plugin, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+    let plan = plugin.del(call, &mut View::new(surfaces))?;
+    run(&plan, surfaces)
+}
+
+fn run(plan: &Plan, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+    apply(plan, surfaces).map_err(|failure| {
+        let left = failure.left.join("; ");
+        let error = Error::from(failure.cause);
+        if left.is_empty() { error } else { error.details(format!("could not be taken back: {left}")) }
+    })
+}
+
+/// One error out of many: the first code, all messages.
+fn all(faults: Vec<Error>) -> Result<(), Error> {
+    let mut faults = faults.into_iter();
+    let Some(mut first) = faults.next() else { return Ok(()) };
+    for next in faults {
+        first.msg = format!("{}; {}", first.msg, next.msg);
+    }
+    Err(first)
+}
