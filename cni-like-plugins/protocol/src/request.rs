@@ -203,8 +203,12 @@ fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str, Error>
 }
 
 fn optional<T: DeserializeOwned + Default>(object: &Map<String, Value>, key: &str) -> Result<T, Error> {
-    let value = object.get(key).map(|v| section::<Option<T>>(key, v)).transpose()?;
-    Ok(value.flatten().unwrap_or_default())
+    match object.get(key) {
+        None | Some(Value::Null) => Ok(T::default()),
+        // A list would be taken for the fields of a struct in order.
+        Some(value @ Value::Object(_)) => section(key, value),
+        Some(_) => Err(wrong(key, "is no object")),
+    }
 }
 
 fn section<T: DeserializeOwned>(key: &str, value: &Value) -> Result<T, Error> {

@@ -155,6 +155,9 @@ impl CniResult {
     /// Code 1 for an unknown version, 6 for another shape.
     pub fn from_json(value: &Value, default: Version) -> Result<Self, Error> {
         let bad = |e: serde_json::Error| Error::new(Error::DECODING_FAILURE, format!("cannot read a result: {e}"));
+        if !value.is_object() {
+            return Err(Error::new(Error::DECODING_FAILURE, "a result is a JSON object"));
+        }
         let version = match value.get("cniVersion").and_then(Value::as_str) {
             None | Some("") => default,
             Some(text) => text.parse()?,
