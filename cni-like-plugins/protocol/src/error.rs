@@ -1,5 +1,7 @@
 //! Errors as the CNI specification writes them: section 5, "Result types", "Error".
 
+use std::fmt;
+
 use rnet_kernel::KernelError;
 use rnet_model::{InvalidInput, Kind};
 use serde::{Deserialize, Serialize};
@@ -42,10 +44,6 @@ impl Error {
     pub const NOT_AVAILABLE: u32 = 50;
     /// STATUS: no ADD can be served, and containers that are there suffer.
     pub const LIMITED_CONNECTIVITY: u32 = 51;
-    /// First code a plugin may give a meaning of its own: an object is missing or is in the way.
-    pub const CONFLICT: u32 = 101;
-    /// CHECK: something is not as ADD left it.
-    pub const CHANGED: u32 = 102;
     /// Anything else; the number the reference library uses.
     pub const INTERNAL: u32 = 999;
 
@@ -59,9 +57,14 @@ impl Error {
         Error::new(Error::INVALID_NETWORK_CONFIG, msg)
     }
 
-    /// [`Error::CHANGED`].
-    pub fn changed(msg: impl Into<String>) -> Self {
-        Error::new(Error::CHANGED, msg)
+    /// [`Error::INTERNAL`].
+    pub fn internal(msg: impl Into<String>) -> Self {
+        Error::new(Error::INTERNAL, msg)
+    }
+
+    /// [`Error::IO_FAILURE`] of a file.
+    pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
+        Error::new(Error::IO_FAILURE, format!("{what}: {error}"))
     }
 
     /// Adds details.
@@ -86,7 +89,6 @@ impl Error {
             Error::TRY_AGAIN_LATER | Error::IO_FAILURE | Error::NOT_AVAILABLE | Error::LIMITED_CONNECTIVITY => {
                 Kind::Retry
             }
-            Error::CONFLICT => Kind::Conflict,
             _ => Kind::Invalid,
         }
     }
@@ -99,9 +101,7 @@ impl Error {
 impl From<KernelError> for Error {
     fn from(error: KernelError) -> Self {
         let code = match error.kind() {
-            Kind::Conflict => Error::CONFLICT,
             Kind::Retry => Error::TRY_AGAIN_LATER,
-            Kind::Unsupported => Error::UNSUPPORTED_FIELD,
             _ => Error::INTERNAL,
         };
         Error::new(code, error.to_string()).details(error.hint.unwrap_or_default())
