@@ -1,58 +1,68 @@
-//! `rnet-cni`: the multi-call CNI executable. This version answers `VERSION`; every other command is refused in the form
-//! the CNI specification asks for: an error object on stdout and a non-zero exit.
+//! `rnet-cni`: every CNI plugin of rnet in one executable.
+//!
+//! A container runtime calls it by the name of a plugin, through a link, or as `rnet-cni` with the plugin in `type`. By
+//! hand it makes those links. Standard output carries the answer alone; words go to standard error.
+
+mod call;
+mod install;
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
+use rnet_plugin_protocol::{Environment, Error, LIMIT, Version};
 use serde_json::{Value, json};
 
-/// The version of the CNI specification whose error and version objects are written.
-const CNI_VERSION: &str = "1.1.0";
-/// Largest configuration that is read from stdin, in bytes.
-const LIMIT: u64 = 1 << 20;
-/// "Invalid necessary environment variables" of the CNI specification, section "Error".
-const BAD_ENVIRONMENT: u32 = 4;
-/// First code a plugin may give a meaning of its own.
-const NOT_IN_THIS_VERSION: u32 = 100;
+/// The executable's own name: under it, the plugin is the `type` of the configuration.
+const NAME: &str = "rnet-cni";
 
 fn main() -> ExitCode {
-    let command = std::env::var("CNI_COMMAND").ok();
-    let mut config = Vec::new();
-    // VERSION is answered whatever is on stdin; reading it keeps the caller's write from failing.
-    let _ = std::io::stdin().lock().take(LIMIT).read_to_end(&mut config);
-    let (answer, code) = answer(command.as_deref());
+    let called = std::env::args_os().next().unwrap_or_default();
+    let called = Path::new(&called).file_name().and_then(|n| n.to_str()).unwrap_or(NAME).to_owned();
+    let variable = |name: &str| std::env::var(name).ok();
+    match Environment::read(variable) {
+        Ok(None) if called == NAME => install::main(),
+        Ok(None) => {
+            eprintln!("{called}: CNI plugin of rnet {}", env!("CARGO_PKG_VERSION"));
+            eprintln!("CNI protocol versions supported: {}", Version::ALL.map(Version::as_str).join(", "));
+            ExitCode::SUCCESS
+        }
+        Ok(Some(environment)) => {
+            let mut input = Vec::new();
+            let read = std::io::stdin().lock().take(LIMIT + 1).read_to_end(&mut input);
+            let answer = match read {
+                Err(e) => Err(Error::io("read the configuration from stdin", &e)),
+                Ok(_) if input.len() as u64 > LIMIT => {
+                    Err(Error::new(Error::DECODING_FAILURE, format!("the configuration is longer than {LIMIT} bytes")))
+                }
+                Ok(_) => call::answer(&called, &environment, &input),
+            };
+            write(answer, version_of(&input))
+        }
+        Err(error) => write(Err(error), Version::NEWEST),
+    }
+}
+
+/// The version an error is answered in, of a configuration that may be anything.
+fn version_of(input: &[u8]) -> Version {
+    let value: Value = serde_json::from_slice(input).unwrap_or_default();
+    value.get("cniVersion").and_then(Value::as_str).and_then(|v| v.parse().ok()).unwrap_or(Version::NEWEST)
+}
+
+fn write(answer: Result<Option<Value>, Error>, version: Version) -> ExitCode {
+    let (value, code) = match answer {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(value)) => (value, ExitCode::SUCCESS),
+        Err(error) => {
+            let mut value = json!(error);
+            value["cniVersion"] = json!(version.as_str());
+            (value, ExitCode::FAILURE)
+        }
+    };
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{answer}").and_then(|()| out.flush()).is_err() {
+    let written = serde_json::to_writer_pretty(&mut out, &value).map_err(std::io::Error::from);
+    if written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).is_err() {
         return ExitCode::FAILURE;
     }
     code
-}
-
-fn answer(command: Option<&str>) -> (Value, ExitCode) {
-    let error = |code: u32, msg: String, details: &str| {
-        (json!({"cniVersion": CNI_VERSION, "code": code, "msg": msg, "details": details}), ExitCode::FAILURE)
-    };
-    match command {
-        Some("VERSION") => (json!({"cniVersion": CNI_VERSION, "supportedVersions": [CNI_VERSION]}), ExitCode::SUCCESS),
-        Some(command @ ("ADD" | "DEL" | "CHECK" | "GC" | "STATUS")) => error(
-            NOT_IN_THIS_VERSION,
-            format!("{command} is not in this version of rnet-cni"),
-            "use rnet attach or rnet hook, which need no CNI configuration",
-        ),
-        Some(other) => error(BAD_ENVIRONMENT, format!("CNI_COMMAND {other:?} is no CNI command"), ""),
-        None => error(BAD_ENVIRONMENT, "CNI_COMMAND is not set".into(), "rnet-cni is called by container runtimes"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn version_is_answered_and_nothing_else() {
-        assert_eq!(answer(Some("VERSION")).0["supportedVersions"], json!([CNI_VERSION]));
-        assert_eq!(answer(Some("ADD")).0["code"], NOT_IN_THIS_VERSION);
-        assert_eq!(answer(Some("add")).0["code"], BAD_ENVIRONMENT);
-        assert_eq!(answer(None).0["code"], BAD_ENVIRONMENT);
-    }
 }

@@ -1,0 +1,137 @@
+//! One call by a container runtime: which plugin, in which namespace, with which delegate.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rnet_kernel::Netns;
+use rnet_plugin_protocol::drive::Pair;
+use rnet_plugin_protocol::{Call, Command, Environment, Error, Plugin, Request, Version};
+use rnet_plugins_builtin::{Kernel, configure};
+use serde_json::{Value, json};
+
+use crate::NAME;
+
+/// Answers a call; `None` is an answer without words.
+///
+/// # Errors
+/// By the codes of the CNI specification.
+pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Option<Value>, Error> {
+    if env.command == Command::Version {
+        return Ok(Some(versions(input)));
+    }
+    let request = Request::parse(input)?;
+    supported(env.command, request.version)?;
+    let kind = if called == NAME { request.kind.as_str() } else { called };
+    let plugin = configure(kind, &request)?.ok_or_else(|| unknown(kind))?;
+    let ipam = request.ipam.as_ref().map(|ipam| delegate(ipam, &request, env)).transpose()?;
+    let host = Netns::current()?;
+    let mut call = Call {
+        env,
+        request: &request,
+        netns: namespace(env, &host)?,
+        previous: previous(env.command, &request)?,
+        leased: None,
+    };
+    let pair = Pair { plugin: plugin.as_ref(), ipam: ipam.as_deref() };
+    let mut kernel = Kernel::new(host);
+    match env.command {
+        Command::Add => pair.add(&mut call, &mut kernel).map(|result| Some(result.to_json(request.version))),
+        Command::Del => pair.del(&call, &mut kernel).map(|()| None),
+        Command::Check => pair.check(&call, &mut kernel).map(|()| None),
+        Command::Gc => pair.gc(&call, &mut kernel).map(|()| None),
+        Command::Status => pair.status(&call, &mut kernel).map(|()| None),
+        Command::Version => unreachable!("answered above"),
+    }
+}
+
+fn unknown(kind: &str) -> Error {
+    Error::config(format!("{NAME} has no plugin {kind:?}"))
+        .details(format!("it has {}", rnet_plugins_builtin::NAMES.join(", ")))
+}
+
+/// Section 4 of the specification, "VERSION": the version asked in is repeated, and what is on stdin hardly matters.
+fn versions(input: &[u8]) -> Value {
+    let value: Value = serde_json::from_slice(input).unwrap_or_default();
+    let asked = value.get("cniVersion").and_then(Value::as_str).filter(|v| !v.is_empty());
+    json!({
+        "cniVersion": asked.unwrap_or(Version::NEWEST.as_str()),
+        "supportedVersions": Version::ALL.map(Version::as_str),
+    })
+}
+
+/// A command that the version of the configuration does not know is not run.
+fn supported(command: Command, version: Version) -> Result<(), Error> {
+    let since = match command {
+        Command::Check => Version::V0_4_0,
+        Command::Gc | Command::Status => Version::V1_1_0,
+        _ => return Ok(()),
+    };
+    if version >= since {
+        return Ok(());
+    }
+    let text = format!("config version {version} does not allow {}", command.as_str());
+    Err(Error::new(Error::INCOMPATIBLE_VERSION, text).details(format!("it is known since {since}")))
+}
+
+/// The container's namespace. For DEL it may be gone already, or never have been told.
+fn namespace(env: &Environment, host: &Netns) -> Result<Option<Netns>, Error> {
+    let needed = matches!(env.command, Command::Add | Command::Check);
+    if env.netns.is_empty() || !(needed || env.command == Command::Del) {
+        return Ok(None);
+    }
+    let opened = match Netns::open(Path::new(&env.netns)) {
+        Ok(netns) => netns,
+        Err(_) if !needed => return Ok(None),
+        Err(e) => return Err(Error::internal(format!("failed to open netns {:?}: {e}", env.netns))),
+    };
+    if opened == *host && !env.netns_override {
+        return Err(Error::new(
+            Error::INVALID_NETNS,
+            format!("CNI_NETNS {} is the namespace of the plugin itself", env.netns),
+        )
+        .details("a container has a namespace of its own; CNI_NETNS_OVERRIDE=1 allows this one"));
+    }
+    Ok(Some(opened))
+}
+
+/// DEL goes on without a previous result it cannot read.
+fn previous(command: Command, request: &Request) -> Result<Option<rnet_plugin_protocol::CniResult>, Error> {
+    match request.previous() {
+        Err(_) if command == Command::Del => Ok(None),
+        other => other,
+    }
+}
+
+/// The plugin addresses come from. Where CNI_PATH leads to this very executable, or nowhere, it is asked in process.
+fn delegate(
+    ipam: &serde_json::Map<String, Value>,
+    request: &Request,
+    env: &Environment,
+) -> Result<Box<dyn Plugin>, Error> {
+    let kind = ipam.get("type").and_then(Value::as_str).unwrap_or_default();
+    let found = find(kind, &env.path);
+    let ours = found.as_ref().is_none_or(|path| is_us(path));
+    if ours && let Some(plugin) = configure(kind, request)? {
+        return Ok(plugin);
+    }
+    match found {
+        Some(path) => Err(Error::internal(format!("{}: delegates of others are not run yet", path.display()))),
+        None => Err(Error::internal(format!("failed to find plugin {kind:?} in path {:?}", env.path))),
+    }
+}
+
+/// The first regular file of that name.
+fn find(kind: &str, path: &[String]) -> Option<PathBuf> {
+    if kind.is_empty() || kind.contains('/') || kind == "." || kind == ".." {
+        return None;
+    }
+    path.iter().map(|folder| Path::new(folder).join(kind)).find(|file| file.is_file())
+}
+
+fn is_us(path: &Path) -> bool {
+    let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (std::fs::metadata(path), std::fs::metadata("/proc/self/exe")) {
+        (Ok(a), Ok(b)) => same(a, b),
+        _ => false,
+    }
+}
