@@ -44,7 +44,7 @@ fn parse_owner(text: &str) -> AttachmentId {
 }
 
 /// Name of an attachment's links, less their number.
-fn link_name(owner: &AttachmentId) -> String {
+pub(super) fn link_name(owner: &AttachmentId) -> String {
     let hash = Sha256::digest(owner_text(owner).as_bytes());
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

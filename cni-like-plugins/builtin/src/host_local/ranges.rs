@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_ends_of_the_number_space_are_reached_and_not_passed() {
-        let v6 = set(json!([{"subnet": "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8/126"}]));
+        let v6 = set(json!([{"subnet": "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff9/126"}]));
         assert_eq!(v6.unwrap_err().code, Error::INVALID_NETWORK_CONFIG, "/126 with host bits");
         let v6 = set(json!([{"subnet": "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc/126"}])).unwrap();
         assert_eq!(order(&v6, None).len(), 2);
