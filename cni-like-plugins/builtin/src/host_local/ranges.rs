@@ -145,10 +145,10 @@ impl RangeSet {
         // The range of the last one comes twice: its end first, its beginning at the very end.
         let spans = (0..=count).map(move |step| {
             let range = &self.0[(at + step) % count];
-            let from = start.filter(|_| step == 0).map_or(range.first, |last| last + 1);
+            let from = start.filter(|_| step == 0).map_or(Some(range.first), |last| last.checked_add(1));
             let to = start.filter(|_| step == count).unwrap_or(range.last);
             let whole = start.is_some() || step < count;
-            (range, from, if whole { to } else { range.first.saturating_sub(1) })
+            (range, from.filter(|_| whole), to)
         });
         spans
             .flat_map(|(range, from, to)| {
@@ -158,23 +158,17 @@ impl RangeSet {
     }
 }
 
-/// Inclusive; ends without running over the last number there is.
+/// From `next`, if there is one, to `to` inclusive.
 struct Numbers {
-    next: u128,
+    next: Option<u128>,
     to: u128,
 }
 
 impl Iterator for Numbers {
     type Item = u128;
     fn next(&mut self) -> Option<u128> {
-        if self.next > self.to {
-            return None;
-        }
-        let now = self.next;
-        match now.checked_add(1) {
-            Some(next) => self.next = next,
-            None => self.to = 0,
-        }
+        let now = self.next.filter(|next| *next <= self.to)?;
+        self.next = now.checked_add(1);
         Some(now)
     }
 }
