@@ -6,6 +6,7 @@
 mod base;
 mod elements;
 mod intervals;
+pub mod rules;
 mod socket;
 mod watch;
 mod wire;
