@@ -1,5 +1,6 @@
 //! The built-in plugins: each turns what is wanted and what is there into a plan.
 
+#[allow(dead_code)]
 mod common;
 pub mod host_local;
 pub mod loopback;
@@ -7,6 +8,8 @@ pub mod port;
 mod registry;
 pub mod static_ipam;
 mod surfaces;
+#[allow(dead_code)]
+mod table;
 
 pub use registry::{NAMES, configure};
 pub use surfaces::Kernel;

@@ -1,5 +1,6 @@
 //! The kernel as a plugin of one process uses it: opened where and when it is first asked for.
 
+use rnet_kernel::rules::NfTables;
 use rnet_kernel::{Filter, FilterChange, FilterState, KernelError, Links, Netns, NetnsId, ProcSys, Route, Sysctls};
 use rnet_plan::{Place, Surfaces};
 
@@ -11,12 +12,13 @@ pub struct Kernel {
     inside: Option<(NetnsId, Route)>,
     sysctls: Option<(NetnsId, ProcSys)>,
     filter: NoFilter,
+    tables: Option<NfTables>,
 }
 
 impl Kernel {
     /// `host` is the namespace that counts as the host's.
     pub fn new(host: Netns) -> Self {
-        Kernel { host, route: None, inside: None, sysctls: None, filter: NoFilter }
+        Kernel { host, route: None, inside: None, sysctls: None, filter: NoFilter, tables: None }
     }
 }
 
@@ -40,6 +42,13 @@ impl Surfaces for Kernel {
 
     fn filter(&mut self) -> &mut dyn Filter {
         &mut self.filter
+    }
+
+    fn tables(&mut self) -> Result<&mut NfTables, KernelError> {
+        if self.tables.is_none() {
+            self.tables = Some(NfTables::open(&self.host)?);
+        }
+        Ok(self.tables.as_mut().expect("just opened"))
     }
 
     fn sysctls(&mut self, place: &Place) -> Result<&mut dyn Sysctls, KernelError> {

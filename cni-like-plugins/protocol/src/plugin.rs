@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use rnet_kernel::rules::NfTables;
 use rnet_kernel::{KernelError, Links, Netns};
 use rnet_model::IfName;
 use rnet_plan::{Place, Plan, Surfaces};
@@ -156,6 +157,14 @@ impl<'a> View<'a> {
     /// As [`View::links`].
     pub fn inside(&mut self, netns: &Netns) -> Result<&mut dyn Links, KernelError> {
         self.surfaces.links(&Place::Inside(netns.clone()))
+    }
+
+    /// The host's nf_tables. Only its readers are called.
+    ///
+    /// # Errors
+    /// When they cannot be opened.
+    pub fn tables(&mut self) -> Result<&mut NfTables, KernelError> {
+        self.surfaces.tables()
     }
 
     /// A setting of a place; `None` when the kernel has no such one.

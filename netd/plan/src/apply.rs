@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rnet_kernel::rules::{Changes, NfTables, Set, Table};
 use rnet_kernel::{Filter, KernelError, Links, Sysctls};
 
 use crate::{Action, Place, Plan, Step, fail};
@@ -18,6 +19,11 @@ pub trait Surfaces {
     fn links(&mut self, place: &Place) -> Result<&mut dyn Links, KernelError>;
     /// The packet filter.
     fn filter(&mut self) -> &mut dyn Filter;
+    /// The host's other nf_tables tables.
+    ///
+    /// # Errors
+    /// When they cannot be opened.
+    fn tables(&mut self) -> Result<&mut NfTables, KernelError>;
     /// Sysctls of a place.
     ///
     /// # Errors
@@ -95,9 +101,38 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
         Action::Sysctl { place, key, value } => {
             surfaces.sysctls(place).and_then(|sysctls| sysctls.set(key, value)).map_err(whole)
         }
+        Action::Tables(changes) if changes.is_empty() => Ok(()),
+        Action::Tables(changes) => surfaces.tables().and_then(|tables| tables.commit(changes, None)).map_err(whole),
+        Action::RemoveUnused(table, sets) => {
+            surfaces.tables().and_then(|tables| remove_unused(tables, table, sets)).map_err(whole)
+        }
         Action::File { path, contents: Some(contents) } => write(path, contents).map_err(whole),
         Action::File { path, contents: None } => remove(path).map_err(whole),
     }
+}
+
+/// Somebody may add an element between the look and the removal: then the generation has moved, and it is looked at
+/// again. A table that changes all the time is in use.
+fn remove_unused(tables: &mut NfTables, table: &Table, sets: &[Set]) -> Result<(), KernelError> {
+    const LOOKS: u32 = 4;
+    /// The kernel's own errno of an overtaken transaction (include/linux/errno.h).
+    const ERESTART: i32 = 85;
+    for _ in 0..LOOKS {
+        let generation = tables.generation()?;
+        if !tables.table_exists(table)? {
+            return Ok(());
+        }
+        for set in sets {
+            if tables.any_element(table, &set.name)? {
+                return Ok(());
+            }
+        }
+        match tables.commit(Changes::new().destroy_table(table), Some(generation)) {
+            Err(e) if e.errno == ERESTART => {}
+            other => return other,
+        }
+    }
+    Ok(())
 }
 
 /// By way of a second file, so that a crash leaves the old one or the new one.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use rnet_kernel::rules::{Changes, Set, Table};
 use rnet_kernel::{FilterChange, LinkOp, Netns};
 
 /// Whose route netlink a batch is sent to.
@@ -44,6 +45,10 @@ pub enum Action {
         /// Value.
         value: String,
     },
+    /// One nf_tables transaction on tables other than netd's own.
+    Tables(Changes),
+    /// Removes a table if none of these sets has an element.
+    RemoveUnused(Table, Vec<Set>),
     /// Writes a file, or removes it: what a plugin has to remember until its undo. Folders are made, for root alone.
     File {
         /// Where.
@@ -100,6 +105,8 @@ impl Action {
             Action::Sysctl { place, key, value } => {
                 vec![format!("{}sysctl {}={value}", place.prefix(), key.replace('/', "."))]
             }
+            Action::Tables(changes) => changes.list().iter().map(|change| format!("nft {change:?}")).collect(),
+            Action::RemoveUnused(table, _) => vec![format!("nft delete table {}, unless it is used", table.name)],
             Action::File { path, contents: Some(_) } => vec![format!("write {}", path.display())],
             Action::File { path, contents: None } => vec![format!("remove {}", path.display())],
         }

@@ -84,6 +84,9 @@ impl Surfaces for Notes {
     fn filter(&mut self) -> &mut dyn Filter {
         self
     }
+    fn tables(&mut self) -> Result<&mut rnet_kernel::rules::NfTables, KernelError> {
+        Err(KernelError::text("open nf_tables", "not in this test"))
+    }
     fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
         Ok(self)
     }

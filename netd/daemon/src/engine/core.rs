@@ -133,6 +133,7 @@ impl Engine {
                 filter: Nft::new(&host, tag.table.clone()),
                 sysctls: ProcSys::new(&host),
                 sysctls_inside: None,
+                tables: None,
             },
             root,
             config,

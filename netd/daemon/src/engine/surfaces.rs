@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rnet_api::ApiError;
+use rnet_kernel::rules::NfTables;
 use rnet_kernel::{Filter, KernelError, Links, Netns, NetnsId, Nft, ProcSys, Route, Sysctls};
 use rnet_model::Kind;
 use rnet_plan::{Place, Surfaces};
@@ -21,6 +22,7 @@ pub(super) struct Kernel {
     pub(super) filter: Nft,
     pub(super) sysctls: ProcSys,
     pub(super) sysctls_inside: Option<ProcSys>,
+    pub(super) tables: Option<NfTables>,
 }
 
 impl Kernel {
@@ -57,6 +59,13 @@ impl Surfaces for Kernel {
 
     fn filter(&mut self) -> &mut dyn Filter {
         &mut self.filter
+    }
+
+    fn tables(&mut self) -> Result<&mut NfTables, KernelError> {
+        if self.tables.is_none() {
+            self.tables = Some(NfTables::open(self.host.netns())?);
+        }
+        Ok(self.tables.as_mut().expect("just opened"))
     }
 
     fn sysctls(&mut self, place: &Place) -> Result<&mut dyn Sysctls, KernelError> {

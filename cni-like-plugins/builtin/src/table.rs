@@ -1,0 +1,325 @@
+//! The nf_tables table of the plugins, `inet rnet_cni`: rules that never grow, and sets whose elements are what an ADD
+//! adds and a DEL removes.
+//!
+//! The table is put there by the first plugin that needs it, in one transaction that may be repeated, and removed with
+//! its last element. Each element's comment says whose it is.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use rnet_kernel::KernelError;
+use rnet_kernel::rules::{
+    Address, Chain, ChainKind, Changes, Ct, DataType, Element, Expr, Family, Field, Hook, Ip, KeyType, Meta, NatFlags,
+    NatKind, NatTo, NfTables, Place, Ports, Rule, Selector, Set, Table, Test, Verdict,
+};
+use rnet_model::Subnet;
+use rnet_plugin_protocol::AttachmentId;
+use sha2::{Digest, Sha256};
+
+use crate::common::subnet;
+
+/// Told apart by its last number: a table of another version is put right by the first plugin of this one.
+const VERSION: &str = "version_1";
+/// Bytes a comment of nf_tables may have.
+const COMMENT: usize = 127;
+
+/// The table.
+pub(crate) fn table() -> Table {
+    Table::new(Family::Inet, "rnet_cni")
+}
+
+/// The sets of one address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ipv {
+    V4,
+    V6,
+}
+
+impl Ipv {
+    pub(crate) const BOTH: [Ipv; 2] = [Ipv::V4, Ipv::V6];
+
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Ipv::V4 } else { Ipv::V6 }
+    }
+
+    fn named(self, name: &str) -> String {
+        format!("{name}{}", if self == Ipv::V4 { 4 } else { 6 })
+    }
+
+    fn key(self) -> KeyType {
+        if self == Ipv::V4 { KeyType::Ipv4Addr } else { KeyType::Ipv6Addr }
+    }
+
+    fn address(self) -> Address {
+        if self == Ipv::V4 { Address::Ip } else { Address::Ip6 }
+    }
+
+    fn header(self, field: Ip) -> Selector {
+        if self == Ipv::V4 { Selector::Ip(field) } else { Selector::Ip6(field) }
+    }
+
+    fn loopback(self) -> Subnet {
+        let text = if self == Ipv::V4 { "127.0.0.0/8" } else { "::1/128" };
+        text.parse().expect("a prefix")
+    }
+
+    fn multicast(self) -> Subnet {
+        let text = if self == Ipv::V4 { "224.0.0.0/4" } else { "ff00::/8" };
+        text.parse().expect("a prefix")
+    }
+
+    /// Addresses whose packets leave with the host's address, unless they stay in a subnet of [`Ipv::own`].
+    pub(crate) fn masquerade(self) -> Set {
+        Set::new(self.named("masquerade"), &[self.key()])
+    }
+
+    /// Pairs of a subnet with itself: what does not leave the network.
+    pub(crate) fn own(self) -> Set {
+        Set::new(self.named("own"), &[self.key(), self.key()]).intervals()
+    }
+
+    /// Published ports of every address of the host.
+    pub(crate) fn ports(self) -> Set {
+        let data = DataType::Value(vec![self.key(), KeyType::InetService]);
+        Set::map(self.named("ports"), &[KeyType::InetProto, KeyType::InetService], data)
+    }
+
+    /// Published ports of one address of the host.
+    pub(crate) fn ports_at(self) -> Set {
+        let data = DataType::Value(vec![self.key(), KeyType::InetService]);
+        Set::map(self.named("ports_at"), &[self.key(), KeyType::InetProto, KeyType::InetService], data)
+    }
+
+    /// Container ports that are published, and reached from their own subnet and from the host itself too.
+    pub(crate) fn reflected(self) -> Set {
+        Set::new(self.named("reflected"), &[self.key(), KeyType::InetProto, KeyType::InetService])
+    }
+
+    /// Container ports whose callers all come in with the host's address.
+    pub(crate) fn hidden(self) -> Set {
+        Set::new(self.named("hidden"), &[self.key(), KeyType::InetProto, KeyType::InetService])
+    }
+
+    /// Every set of the family.
+    fn sets(self) -> [Set; 6] {
+        [self.masquerade(), self.own(), self.ports(), self.ports_at(), self.reflected(), self.hidden()]
+    }
+}
+
+/// Every set.
+pub(crate) fn sets() -> Vec<Set> {
+    Ipv::BOTH.into_iter().flat_map(Ipv::sets).collect()
+}
+
+/// Whose an element is: the network, the attachment, and words for whoever lists the table.
+pub(crate) fn owner(network: &str, id: &AttachmentId) -> String {
+    let mut text = format!("{}{} {} {}", network_key(network), attachment_key(id), id.ifname, id.container);
+    text.truncate(COMMENT);
+    text
+}
+
+fn digest(text: &str, bytes: usize) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(bytes).map(|b| format!("{b:02x}")).collect()
+}
+
+/// What the comments of a network's elements begin with.
+pub(crate) fn network_key(network: &str) -> String {
+    digest(network, 6)
+}
+
+fn attachment_key(id: &AttachmentId) -> String {
+    digest(&format!("{}\0{}", id.container, id.ifname), 8)
+}
+
+/// Whether a comment is of this network and of none of these attachments.
+pub(crate) fn is_stale(comment: &str, network: &str, valid: &[AttachmentId]) -> bool {
+    comment
+        .strip_prefix(&network_key(network))
+        .is_some_and(|rest| !valid.iter().any(|v| rest.starts_with(&attachment_key(v))))
+}
+
+/// What has to stand before changes of elements: nothing when the table is there.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn base(tables: &mut NfTables) -> Result<Changes, KernelError> {
+    let table = table();
+    let there = tables.chains(&table)?;
+    let mut changes = Changes::new();
+    if there.iter().any(|chain| chain.name == VERSION) {
+        return Ok(changes);
+    }
+    changes.ensure_table(&table);
+    for set in sets() {
+        changes.ensure_set(&table, set);
+    }
+    for chain in [
+        Chain::base("prerouting", ChainKind::Nat, Hook::Prerouting, -100),
+        Chain::base("output", ChainKind::Nat, Hook::Output, -100),
+        Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, 100),
+    ] {
+        // Flushed and filled in one transaction: whoever comes second makes the same again.
+        changes.ensure_chain(&table, chain.clone()).flush_chain(&table, &chain.name);
+    }
+    for rule in rules() {
+        changes.add_rule(&table, rule, Place::Last);
+    }
+    changes.ensure_chain(&table, Chain::plain(VERSION));
+    Ok(changes)
+}
+
+fn rules() -> Vec<Rule> {
+    Ipv::BOTH
+        .into_iter()
+        .flat_map(|v| translation("prerouting", v))
+        .chain(Ipv::BOTH.into_iter().flat_map(|v| translation("output", v)))
+        .chain(Ipv::BOTH.into_iter().flat_map(hiding))
+        .collect()
+}
+
+/// Published ports, by address first.
+fn translation(chain: &str, v: Ipv) -> Vec<Rule> {
+    let map = |key: Vec<Selector>, set: Set| {
+        let to = NatTo::Map { key, map: set.name, address: v.address(), ports: Ports::Mapped };
+        Expr::Nat(NatKind::Destination, to, NatFlags::default())
+    };
+    let port = || vec![Selector::Meta(Meta::L4proto), Selector::Dport];
+    let at: Vec<Selector> = std::iter::once(v.header(Ip::Daddr)).chain(port()).collect();
+    vec![
+        Rule::new(chain, vec![map(at, v.ports_at())]).comment("a port of one address"),
+        Rule::new(chain, vec![Expr::to_local(), map(port(), v.ports())]).comment("a port of every address of the host"),
+    ]
+}
+
+fn hiding(v: Ipv) -> Vec<Rule> {
+    let to = || vec![v.header(Ip::Daddr), Selector::Meta(Meta::L4proto), Selector::Dport];
+    let pair = || vec![v.header(Ip::Saddr), v.header(Ip::Daddr)];
+    let translated = || Expr::Match(Selector::Ct(Ct::Status), Test::AnyOf(Ct::DNAT));
+    let masquerade = || Expr::Masquerade(NatFlags::default());
+    let chain = "postrouting";
+    vec![
+        Rule::new(chain, vec![translated(), Expr::In(to(), v.hidden().name), masquerade()]).comment("snat asked for"),
+        Rule::new(
+            chain,
+            vec![translated(), Expr::In(to(), v.reflected().name), Expr::In(pair(), v.own().name), masquerade()],
+        )
+        .comment("the answer has to come back this way"),
+        Rule::new(
+            chain,
+            vec![
+                translated(),
+                Expr::In(to(), v.reflected().name),
+                Expr::Match(v.header(Ip::Saddr), Test::Within(v.loopback())),
+                masquerade(),
+            ],
+        )
+        .comment("from the host itself, by its loopback address"),
+        Rule::new(chain, vec![Expr::In(pair(), v.own().name), Expr::Verdict(Verdict::Return)])
+            .comment("does not leave its network"),
+        Rule::new(
+            chain,
+            vec![
+                Expr::In(vec![v.header(Ip::Saddr)], v.masquerade().name),
+                Expr::Match(v.header(Ip::Daddr), Test::Outside(v.multicast())),
+                masquerade(),
+            ],
+        )
+        .comment("leaves with the host's address"),
+    ]
+}
+
+/// Adds what makes these addresses leave with the host's own.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn hide(
+    tables: &mut NfTables,
+    ips: impl Iterator<Item = IpNetwork>,
+    owner: &str,
+) -> Result<Changes, KernelError> {
+    let mut changes = base(tables)?;
+    for net in ips {
+        let v = Ipv::of(net.ip());
+        keep_own(&mut changes, &net);
+        put(tables, &mut changes, &v.masquerade(), Element::key([Field::from(net.ip())]).comment(owner))?;
+    }
+    Ok(changes)
+}
+
+/// Adds the subnet of an address to what does not leave its network.
+pub(crate) fn keep_own(changes: &mut Changes, net: &IpNetwork) {
+    let subnet = subnet(net);
+    let (first, last) = (Field::from(subnet.network()), Field::from(subnet.last()));
+    let element = Element { upto: Some(vec![last.clone(), last]), ..Element::key([first.clone(), first]) };
+    changes.ensure_elements(&table(), &Ipv::of(net.ip()).own(), vec![element]);
+}
+
+/// Adds an element, in the place of one that somebody else left under the same key.
+pub(crate) fn put(
+    tables: &mut NfTables,
+    changes: &mut Changes,
+    set: &Set,
+    element: Element,
+) -> Result<(), KernelError> {
+    let table = table();
+    let there = if changes_make_table(changes) { None } else { tables.get_element(&table, set, &element.key)? };
+    if there.is_some_and(|there| there != element) {
+        changes.destroy_elements(&table, set, vec![element.clone()]);
+    }
+    changes.ensure_elements(&table, set, vec![element]);
+    Ok(())
+}
+
+fn changes_make_table(changes: &Changes) -> bool {
+    matches!(changes.list().first(), Some(rnet_kernel::rules::Change::EnsureTable(_)))
+}
+
+/// Removes the elements of these keys that are `owner`'s.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn take(
+    tables: &mut NfTables,
+    changes: &mut Changes,
+    set: &Set,
+    keys: impl Iterator<Item = Vec<Field>>,
+    owner: &str,
+) -> Result<(), KernelError> {
+    let table = table();
+    if !tables.table_exists(&table)? {
+        return Ok(());
+    }
+    for key in keys {
+        if let Some(element) = tables.get_element(&table, set, &key)?
+            && element.comment.as_deref() == Some(owner)
+        {
+            changes.destroy_elements(&table, set, vec![element]);
+        }
+    }
+    Ok(())
+}
+
+/// Removes every element of a network that belongs to none of the valid attachments, from these sets.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn sweep(
+    tables: &mut NfTables,
+    sets: &[Set],
+    network: &str,
+    valid: &[AttachmentId],
+) -> Result<Changes, KernelError> {
+    let table = table();
+    let mut changes = Changes::new();
+    if !tables.table_exists(&table)? {
+        return Ok(changes);
+    }
+    for set in sets {
+        let stale = |e: &Element| e.comment.as_deref().is_some_and(|c| is_stale(c, network, valid));
+        let elements: Vec<Element> = tables.elements(&table, set)?.into_iter().filter(stale).collect();
+        if !elements.is_empty() {
+            changes.destroy_elements(&table, set, elements);
+        }
+    }
+    Ok(changes)
+}
