@@ -77,6 +77,26 @@ pub(super) struct Half {
     element: Element,
 }
 
+impl Half {
+    /// Whether an interval starts where that of an element does, or the keys are the same.
+    pub(super) fn starts_as(&self, element: &Element) -> bool {
+        !self.end && self.element.key == element.key
+    }
+
+    /// The element, when it is the start of one.
+    pub(super) fn start(self) -> Option<Element> {
+        (!self.end).then_some(self.element)
+    }
+}
+
+/// Whether an answer holds an element of any type, the mere end of an interval not being one.
+pub(super) fn has_element(message: &Message<'_>) -> bool {
+    let lists = message.attributes().filter(|(kind, _)| *kind == 3);
+    lists
+        .flat_map(|(_, list)| attributes(list))
+        .any(|(_, item)| find(item, 3).and_then(u32_be).unwrap_or(0) & ELEM_INTERVAL_END == 0)
+}
+
 /// Elements of one answer; those of another shape than the set's are left out.
 pub(super) fn halves(message: &Message<'_>, set: &Set) -> Vec<Half> {
     let lists = message.attributes().filter(|(kind, _)| *kind == 3);
