@@ -22,6 +22,7 @@ mod testing;
 pub use error::KernelError;
 pub use events::{Event, Monitor};
 pub use filter::rules;
+pub use filter::rules::NfTables;
 pub use filter::{Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Nft};
 pub use links::{Address, Fault, LinkKind, LinkOp, LinkState, Links, NewBridge, NewVeth, Route as RouteEntry};
 pub use netns::{Netns, NetnsId};
