@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use rnet_kernel::{LinkKind, LinkOp, LinkState, NewBridge, NewVeth, RouteEntry};
+use rnet_kernel::{
+    AddressGeneration, LinkKind, LinkOp, LinkState, NewBridge, NewVeth, RouteEntry, RouteKind, Snooping,
+};
 use rnet_model::{IfAddr, IfName, Kind, Subnet};
 use rnet_plan::{Action, Place, Plan};
 use rnet_plugin_protocol::{Loopback, Plugin, PluginError, Wanted};
@@ -39,6 +41,8 @@ impl Plugin for Bridge {
                 mtu: Some(port_mtu),
                 mac: None,
                 vlan_filtering: false,
+                ipv6: AddressGeneration::Off,
+                snooping: Snooping::Off,
             };
             plan.undoable(
                 "attach.bridge",
@@ -52,6 +56,8 @@ impl Plugin for Bridge {
             master: Some(wanted.master.clone()),
             mtu: port_mtu,
             peer: wanted.ifname.clone(),
+            mac: None,
+            ipv6: AddressGeneration::Off,
             peer_mac: wanted.mac,
             netns: Some(wanted.netns.clone()),
         };
@@ -148,6 +154,11 @@ pub fn dress(wanted: &Wanted) -> Vec<LinkOp> {
             source: None,
             protocol: RouteEntry::OURS,
             table: RouteEntry::MAIN,
+            kind: RouteKind::Unicast,
+            scope: None,
+            mtu: None,
+            advmss: None,
+            more: Vec::new(),
         })
     };
     let any = |like: IpAddr| Subnet::containing(like, 0).expect("0 is a prefix length of both families");
