@@ -82,11 +82,9 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
     let mut plan = Plan::default();
     if master.is_none() {
         let bridge = NewBridge {
-            name: wanted.master.clone(),
             alias: wanted.master_alias.clone(),
             mtu: Some(port_mtu),
-            mac: None,
-            vlan_filtering: false,
+            ..NewBridge::new(wanted.master.clone())
         };
         plan.undoable(
             "attach.bridge",
@@ -95,13 +93,11 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
         );
     }
     let veth = NewVeth {
-        name: wanted.host_ifname.clone(),
         alias: wanted.alias.clone(),
         master: Some(wanted.master.clone()),
         mtu: port_mtu,
-        peer: wanted.ifname.clone(),
-        peer_mac: wanted.mac,
         netns: Some(wanted.netns.clone()),
+        ..NewVeth::new(wanted.host_ifname.clone(), wanted.ifname.clone(), wanted.mac)
     };
     plan.undoable(
         "attach.veth",
@@ -185,15 +181,11 @@ pub fn dress(wanted: &Wanted) -> Vec<LinkOp> {
     let route = |destination: Subnet, via: Option<IpAddr>| {
         let link_local = matches!(via, Some(IpAddr::V6(v6)) if v6.is_unicast_link_local());
         LinkOp::AddRoute(RouteEntry {
-            destination,
             via,
-            dev: dev.clone(),
             metric: wanted.metric,
             // A next hop outside of every subnet is taken to be on the link.
             onlink: via.is_some_and(|ip| !near(ip) && !link_local),
-            source: None,
-            protocol: RouteEntry::OURS,
-            table: RouteEntry::MAIN,
+            ..RouteEntry::new(destination, dev.clone())
         })
     };
     let any = |like: IpAddr| Subnet::containing(like, 0).expect("0 is a prefix length of both families");

@@ -4,8 +4,8 @@
 
 use rnet_kernel::KernelError;
 use rnet_kernel::rules::{
-    Chain, ChainKind, Changes, Element, Ether, Expr, Family, Field, Hook, KeyType, Meta, NfTables, Place, Rule, Selector,
-    Set, Table, Verdict,
+    Chain, ChainKind, Changes, Element, Ether, Expr, Family, Field, Hook, KeyType, Meta, NfTables, Place, Rule,
+    Selector, Set, Table, Verdict,
 };
 use rnet_model::{IfName, MacAddr};
 use rnet_plan::{Action, Plan};
@@ -65,17 +65,16 @@ pub(crate) fn allow_only(
     let mut changes = base(tables)?;
     let name = Field::Ifname(port.clone());
     let source = Element::key([name.clone(), Field::Ether(mac.octets())]).comment(&owner);
-    changes
-        .ensure_elements(&here(), &sources(), vec![source])
-        .ensure_elements(&here(), &ports(), vec![Element::key([name]).comment(&owner)]);
+    changes.ensure_elements(&here(), &sources(), vec![source]).ensure_elements(
+        &here(),
+        &ports(),
+        vec![Element::key([name]).comment(&owner)],
+    );
     Ok(changes)
 }
 
 /// The elements whose comment is as asked.
-fn select(
-    tables: &mut NfTables,
-    wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<(Set, Vec<Element>)>, KernelError> {
+fn select(tables: &mut NfTables, wanted: impl Fn(&str) -> bool) -> Result<Vec<(Set, Vec<Element>)>, KernelError> {
     let table = here();
     if !tables.table_exists(&table)? {
         return Ok(Vec::new());
@@ -101,7 +100,12 @@ fn remove(found: Vec<(Set, Vec<Element>)>, plan: &mut Plan) {
 }
 
 /// Takes the port of an attachment out.
-pub(crate) fn forget(tables: &mut NfTables, network: &str, id: &AttachmentId, plan: &mut Plan) -> Result<(), KernelError> {
+pub(crate) fn forget(
+    tables: &mut NfTables,
+    network: &str,
+    id: &AttachmentId,
+    plan: &mut Plan,
+) -> Result<(), KernelError> {
     let owner = table::owner(network, id);
     remove(select(tables, |comment| comment == owner)?, plan);
     Ok(())

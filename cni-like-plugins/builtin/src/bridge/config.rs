@@ -125,10 +125,14 @@ impl Config {
             return Err(Error::config("bridge: cannot use IPAM when DisableContainerInterface flag is set"));
         }
         if let Some(backend) = written.ip_masq_backend.filter(|b| !matches!(b.as_str(), "" | "iptables" | "nftables")) {
-            return Err(Error::config(format!("bridge: unknown ipmasq backend {backend:?}")).details("it is always nftables"));
+            return Err(
+                Error::config(format!("bridge: unknown ipmasq backend {backend:?}")).details("it is always nftables")
+            );
         }
-        let bad_mtu = || Error::config(format!("bridge: invalid MTU {}", written.mtu)).details("bytes; 0 = the kernel's choice");
-        let bad_vlan = || Error::config(format!("bridge: invalid VLAN ID {} (must be between 0 and 4094)", written.vlan));
+        let bad_mtu =
+            || Error::config(format!("bridge: invalid MTU {}", written.mtu)).details("bytes; 0 = the kernel's choice");
+        let bad_vlan =
+            || Error::config(format!("bridge: invalid VLAN ID {} (must be between 0 and 4094)", written.vlan));
         let access = u16::try_from(written.vlan).ok().filter(|v| *v <= 4094).ok_or_else(bad_vlan)?;
         let mtu = u32::try_from(written.mtu).map_err(|_| bad_mtu())?;
         Ok(Config {
@@ -158,7 +162,8 @@ impl Config {
 fn trunk(items: &[Trunk]) -> Result<BTreeSet<u16>, Error> {
     let tag = |what: &str, id: i64| {
         let valid = u16::try_from(id).ok().filter(|id| (1..=4094).contains(id));
-        valid.ok_or_else(|| Error::config(format!("bridge: incorrect trunk {what} parameter {id}")).details("1 to 4094"))
+        valid
+            .ok_or_else(|| Error::config(format!("bridge: incorrect trunk {what} parameter {id}")).details("1 to 4094"))
     };
     let mut all = BTreeSet::new();
     for item in items {
@@ -172,7 +177,9 @@ fn trunk(items: &[Trunk]) -> Result<BTreeSet<u16>, Error> {
             }
             (None, Some(_)) => return Err(Error::config("bridge: minID is missing in trunk parameter")),
             (Some(_), None) => return Err(Error::config("bridge: maxID is missing in trunk parameter")),
-            (None, None) if item.id.is_none() => return Err(Error::config("bridge: trunk parameter without id, minID and maxID")),
+            (None, None) if item.id.is_none() => {
+                return Err(Error::config("bridge: trunk parameter without id, minID and maxID"));
+            }
             (None, None) => {}
         }
         if let Some(id) = item.id {
@@ -205,7 +212,8 @@ mod tests {
 
     #[test]
     fn trunks_are_read_whole() {
-        let of = |trunk: Value| config(json!({"vlanTrunk": trunk})).map(|c| c.vlans.trunk.into_iter().collect::<Vec<_>>());
+        let of =
+            |trunk: Value| config(json!({"vlanTrunk": trunk})).map(|c| c.vlans.trunk.into_iter().collect::<Vec<_>>());
         assert_eq!(of(json!([{"minID": 100, "maxID": 102}, {"id": 7}])).unwrap(), [7, 100, 101, 102]);
         assert_eq!(of(json!([{"id": 5}, {"minID": 4, "maxID": 6}])).unwrap(), [4, 5, 6]);
     }

@@ -34,9 +34,11 @@ pub(super) fn port_vlans(vlans: &Vlans, port: &IfName) -> Vec<LinkOp> {
     if !vlans.keep_default && vlans.access != DEFAULT {
         ops.push(LinkOp::DelPortVlan(PortVlan::tagged(port.clone(), DEFAULT)));
     }
-    ops.extend(runs(&vlans.trunk).into_iter().map(|(from, to)| {
-        LinkOp::PortVlan(PortVlan { to, ..PortVlan::tagged(port.clone(), from) })
-    }));
+    ops.extend(
+        runs(&vlans.trunk)
+            .into_iter()
+            .map(|(from, to)| LinkOp::PortVlan(PortVlan { to, ..PortVlan::tagged(port.clone(), from) })),
+    );
     if vlans.access != 0 {
         ops.push(LinkOp::PortVlan(PortVlan::access(port.clone(), vlans.access)));
     }

@@ -5,9 +5,7 @@ mod host;
 
 use std::net::IpAddr;
 
-use rnet_kernel::{
-    AddressGeneration, Devconf4, LinkKind, LinkOp, LinkState, NewBridge, NewVeth, PortVlan, Snooping, Switch,
-};
+use rnet_kernel::{AddressGeneration, Devconf4, LinkKind, LinkOp, LinkState, NewBridge, NewVeth, Snooping, Switch};
 use rnet_model::{IfName, MacAddr};
 use rnet_plan::{Action, Place, Plan};
 use rnet_plugin_protocol::{
@@ -155,7 +153,9 @@ fn gateways(config: &Config, ips: &mut [IpConfig], result: &mut CniResult) -> Re
         let default = common::default_route(ip.address.is_ipv6());
         let given = result.routes.iter().find(|r| r.dst == default.dst && r.gw.is_some_and(|gw| gw != gateway));
         if let Some(gw) = given.and_then(|r| r.gw) {
-            return Err(Error::config(format!("isDefaultGateway ineffective because IPAM sets default route via {gw}")));
+            return Err(Error::config(format!(
+                "isDefaultGateway ineffective because IPAM sets default route via {gw}"
+            )));
         }
         result.routes.retain(|r| r.dst != default.dst);
         result.routes.push(rnet_plugin_protocol::Route { gw: Some(gateway), ..default });
