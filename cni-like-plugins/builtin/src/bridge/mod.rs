@@ -233,6 +233,8 @@ impl Plugin for Bridge {
                 plan.step("cni.del", common::inside(netns, vec![LinkOp::Delete(ifname.clone())]));
             }
         }
+        ips.sort_unstable();
+        ips.dedup();
         let owner = table::owner(&call.request.name, &call.id());
         if self.config.masquerade {
             table::show(view.tables()?, &ips, &owner, &mut plan)?;
