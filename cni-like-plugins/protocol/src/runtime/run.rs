@@ -212,6 +212,8 @@ impl Running {
             return;
         }
         let _ = kill_process_group(self.group, Signal::KILL);
+        // It can have moved itself to another group.
+        let _ = self.child.kill();
         let deadline = Instant::now() + DEATH;
         self.stdin = None;
         self.stdout = None;

@@ -369,6 +369,15 @@ fn a_missing_delegate_at_del_does_not_spare_the_interface() {
 }
 
 #[test]
+fn a_plugin_in_process_that_fails_has_its_delegate_asked_once() {
+    let mut world = World::new().built_in("ours").built_in("ipam");
+    let (list, a) = (list(Version::NEWEST, json!([{"type": "ours", "ipam": {"type": "ipam"}}])), attachment("c1"));
+    world.built_in[0].fails = vec![("DEL", 100)];
+    assert_eq!(world.del(&list, &a).unwrap_err().code, 100);
+    assert_eq!(world.calls(), ["DEL ours", "DEL ipam"]);
+}
+
+#[test]
 fn all_failures_of_del_are_told_and_the_call_can_be_repeated() {
     let (mut world, a) = (makers(Version::NEWEST).built_in("ours").built_in("ipam"), attachment("c1"));
     let list = list(Version::NEWEST, json!([{"type": "a"}, {"type": "ours"}, {"type": "b", "ipam": {"type": "ipam"}}]));
