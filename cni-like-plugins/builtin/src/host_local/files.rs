@@ -39,7 +39,7 @@ fn owner_text(owner: &AttachmentId) -> String {
 }
 
 fn parse_owner(text: &str) -> AttachmentId {
-    let (container, ifname) = text.trim().split_once("\r\n").unwrap_or((text.trim(), ""));
+    let (container, ifname) = text.trim().split_once("\r\n").unwrap_or_else(|| (text.trim(), ""));
     AttachmentId { container: container.trim().to_owned(), ifname: ifname.trim().to_owned() }
 }
 
