@@ -82,14 +82,14 @@ pub(crate) fn first_address(net: &IpNetwork) -> IpAddr {
 /// A route in the kernel's terms.
 pub(crate) fn route_entry(dev: &IfName, route: &Route, via: Option<IpAddr>) -> RouteEntry {
     RouteEntry {
-        destination: subnet(&route.dst),
         via,
-        dev: dev.clone(),
         metric: route.priority,
-        onlink: false,
-        source: None,
         protocol: BOOT,
         table: route.table.unwrap_or(RouteEntry::MAIN),
+        scope: route.scope,
+        mtu: route.mtu,
+        advmss: route.advmss,
+        ..RouteEntry::new(subnet(&route.dst), dev.clone())
     }
 }
 

@@ -4,7 +4,9 @@
 
 use std::net::IpAddr;
 
-use rnet_kernel::{LinkKind, LinkOp, LinkState, Netns, NewBridge, NewVeth, RouteEntry};
+use rnet_kernel::{
+    AddressGeneration, LinkKind, LinkOp, LinkState, Netns, NewBridge, NewVeth, RouteEntry, Snooping,
+};
 use rnet_model::{EndpointId, IfAddr, IfName, Kind, MacAddr, RouteSpec, Subnet};
 use rnet_plan::{Action, Place, Plan};
 
@@ -87,6 +89,8 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
             mtu: Some(port_mtu),
             mac: None,
             vlan_filtering: false,
+            ipv6: AddressGeneration::Off,
+            snooping: Snooping::Off,
         };
         plan.undoable(
             "attach.bridge",
@@ -97,6 +101,8 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
     let veth = NewVeth {
         name: wanted.host_ifname.clone(),
         alias: wanted.alias.clone(),
+        mac: None,
+        ipv6: AddressGeneration::Off,
         master: Some(wanted.master.clone()),
         mtu: port_mtu,
         peer: wanted.ifname.clone(),
@@ -185,15 +191,11 @@ pub fn dress(wanted: &Wanted) -> Vec<LinkOp> {
     let route = |destination: Subnet, via: Option<IpAddr>| {
         let link_local = matches!(via, Some(IpAddr::V6(v6)) if v6.is_unicast_link_local());
         LinkOp::AddRoute(RouteEntry {
-            destination,
             via,
-            dev: dev.clone(),
             metric: wanted.metric,
             // A next hop outside of every subnet is taken to be on the link.
             onlink: via.is_some_and(|ip| !near(ip) && !link_local),
-            source: None,
-            protocol: RouteEntry::OURS,
-            table: RouteEntry::MAIN,
+            ..RouteEntry::new(destination, dev.clone())
         })
     };
     let any = |like: IpAddr| Subnet::containing(like, 0).expect("0 is a prefix length of both families");

@@ -134,7 +134,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::links::{LinkOp, Links, NewBridge};
+    use crate::links::{AddressGeneration, LinkOp, Links, NewBridge, Snooping};
     use crate::testing::root_or_skip;
 
     /// The next event that `wanted` takes, within a bound.
@@ -160,7 +160,15 @@ mod tests {
         let mut monitor = Monitor::open(&ns).unwrap();
         let mut route = crate::Route::open(&ns).unwrap();
         let br: IfName = "br0".parse().unwrap();
-        let new = NewBridge { name: br.clone(), alias: "rnet:x".into(), mtu: None, mac: None, vlan_filtering: false };
+        let new = NewBridge {
+            name: br.clone(),
+            alias: "rnet:x".into(),
+            mtu: None,
+            mac: None,
+            vlan_filtering: false,
+            ipv6: AddressGeneration::Off,
+            snooping: Snooping::Off,
+        };
         assert!(route.batch(&[LinkOp::NewBridge(new)]).unwrap().is_empty());
         let up =
             |e: &Event| matches!(e, Event::Link(l) if l.name == br && l.up && l.alias.as_deref() == Some("rnet:x"));

@@ -23,7 +23,11 @@ pub use error::KernelError;
 pub use events::{Event, Monitor};
 pub use filter::rules;
 pub use filter::{Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Nft};
-pub use links::{Address, Fault, LinkKind, LinkOp, LinkState, Links, NewBridge, NewVeth, Route as RouteEntry};
+pub use links::{
+    Address, AddressGeneration, Admin, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,
+    LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc, QdiscPlace,
+    Queues, Route as RouteEntry, RouteKind, Rule, Snooping, Switch, Tbf, TbfState, VlanEntry, VlanTarget,
+};
 pub use netns::{Netns, NetnsId};
 pub use probe::{Probe, ProbeTiming, announce, probe};
 pub use route::Route;

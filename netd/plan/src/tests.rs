@@ -2,7 +2,8 @@
 //! The executor against surfaces that only write down what they are told.
 
 use rnet_kernel::{
-    Address, Fault, Filter, FilterChange, FilterState, KernelError, LinkOp, LinkState, Links, RouteEntry, Sysctls,
+    Address, Fault, Filter, FilterChange, FilterState, KernelError, LinkOp, LinkState, Links, Port, Qdisc, RouteEntry,
+    Rule, Sysctls, VlanEntry,
 };
 use rnet_model::IfName;
 
@@ -26,6 +27,27 @@ impl Links for Notes {
         Ok(Vec::new())
     }
     fn addresses_of(&mut self, _: u32) -> Result<Vec<Address>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn link_by_index(&mut self, _: u32) -> Result<Option<LinkState>, KernelError> {
+        Ok(None)
+    }
+    fn port(&mut self, _: &IfName) -> Result<Option<Port>, KernelError> {
+        Ok(None)
+    }
+    fn port_vlans(&mut self, _: &IfName) -> Result<Vec<VlanEntry>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn qdiscs(&mut self, _: &IfName) -> Result<Vec<Qdisc>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn ingress_mirrors(&mut self, _: &IfName) -> Result<Vec<u32>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn rules(&mut self) -> Result<Vec<Rule>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn routes_of_table(&mut self, _: u32) -> Result<Vec<RouteEntry>, KernelError> {
         Ok(Vec::new())
     }
     fn routes(&mut self) -> Result<Vec<RouteEntry>, KernelError> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rnet_api::{ApiError, AttachReply, AttachRequest, Outcome};
-use rnet_kernel::{LinkKind, LinkOp, LinkState, Links, Netns, NewBridge, Route};
+use rnet_kernel::{AddressGeneration, LinkKind, LinkOp, LinkState, Links, Netns, NewBridge, Route, Snooping};
 use rnet_model::{
     AddressSpec, AttachSpec, EndpointId, Engine as ContainerEngine, HostIf, IfAddr, IfName, Kind, MacAddr, NetworkId,
 };
@@ -248,6 +248,13 @@ impl Engine {
             LinkKind::Physical => "a NIC",
             LinkKind::Loopback => "the loopback device",
             LinkKind::Veth { .. } => "a veth",
+            LinkKind::Macvlan { .. } => "macvlan",
+            LinkKind::Ipvlan { .. } => "ipvlan",
+            LinkKind::Vlan { .. } => "vlan",
+            LinkKind::Dummy => "dummy",
+            LinkKind::Vrf { .. } => "vrf",
+            LinkKind::Ifb => "ifb",
+            LinkKind::Tun | LinkKind::Tap => "tun",
             LinkKind::Other(kind) => kind.as_str(),
         };
         let error = ApiError::new(
@@ -386,7 +393,15 @@ fn what_vlans_lack() -> &'static str {
     let attempt = || -> Result<bool, rnet_kernel::KernelError> {
         let mut links = Route::open(&Netns::create()?)?;
         let name: IfName = "br0".parse().expect("br0 is an interface name");
-        let bridge = NewBridge { name: name.clone(), alias: String::new(), mtu: None, mac: None, vlan_filtering: true };
+        let bridge = NewBridge {
+            name: name.clone(),
+            alias: String::new(),
+            mtu: None,
+            mac: None,
+            vlan_filtering: true,
+            ipv6: AddressGeneration::Off,
+            snooping: Snooping::Off,
+        };
         let faults = links.batch(&[LinkOp::NewBridge(bridge)])?;
         let made = links.link(&name)?.map(|l| l.kind);
         Ok(faults.is_empty() && made == Some(LinkKind::Bridge { vlan_filtering: true }))

@@ -1,7 +1,7 @@
 //! Bridges outside of any network: made by hand or by an attach, with or without a NIC of the host in them.
 
 use rnet_api::{ApiError, Bridge, BridgeRequest};
-use rnet_kernel::{LinkKind, LinkOp, LinkState, Links, NewBridge, RouteEntry};
+use rnet_kernel::{AddressGeneration, LinkKind, LinkOp, LinkState, Links, NewBridge, RouteEntry, RouteKind, Snooping};
 use rnet_model::{IfAddr, IfName, Kind};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
@@ -169,6 +169,8 @@ impl Engine {
             mtu: Some(record.mtu),
             mac: record.mac,
             vlan_filtering: false,
+            ipv6: AddressGeneration::Off,
+            snooping: Snooping::Off,
         };
         let mut plan = Plan::default();
         plan.undoable(
@@ -283,6 +285,11 @@ fn entry(route: &MovedRoute, dev: &IfName) -> RouteEntry {
         source: route.source,
         protocol: route.protocol,
         table: route.table,
+        kind: RouteKind::Unicast,
+        scope: None,
+        mtu: None,
+        advmss: None,
+        more: Vec::new(),
     }
 }
 

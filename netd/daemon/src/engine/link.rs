@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rnet_api::{ApiError, Empty, Link, LinkEnd, LinkRequest};
-use rnet_kernel::{LinkOp, Links, Netns, NewVeth};
+use rnet_kernel::{AddressGeneration, LinkOp, Links, Netns, NewVeth};
 use rnet_model::{EndpointId, IfAddr, IfName, Kind, MacAddr};
 use rnet_plan::fail;
 
@@ -101,6 +101,8 @@ impl Engine {
                 master: None,
                 mtu: record.request.mtu.unwrap_or(DEFAULT_MTU),
                 peer: b.ifname.clone(),
+                mac: None,
+                ipv6: AddressGeneration::Off,
                 peer_mac: mac(b),
                 netns: Some(self.sandbox_netns(b.container_id.as_str())?),
             }));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rnet_api::{ApiError, Network};
 use rnet_ipam::{Pool, PoolSpec, State, SubnetPools, ula_subnet};
-use rnet_kernel::{FilterChange, FilterSet, LinkOp, Links, NewBridge, Sysctls};
+use rnet_kernel::{AddressGeneration, FilterChange, FilterSet, LinkOp, Links, NewBridge, Snooping, Sysctls};
 use rnet_model::{IfAddr, IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
@@ -160,6 +160,8 @@ impl Engine {
             mtu: spec.mtu,
             mac: None,
             vlan_filtering: false,
+            ipv6: AddressGeneration::Off,
+            snooping: Snooping::Off,
         };
         let mut plan = Plan::default();
         let links = |ops| Action::Links(Place::Host, ops);

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, Sysctls};
+use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use rnet_plugins_builtin::port;
@@ -513,6 +513,11 @@ fn connected_route(dev: &IfName, address: &IfAddr) -> RouteEntry {
         source: (!v6).then(|| address.ip()),
         protocol: super::bridge::BY_KERNEL,
         table: RouteEntry::MAIN,
+        kind: RouteKind::Unicast,
+        scope: None,
+        mtu: None,
+        advmss: None,
+        more: Vec::new(),
     }
 }
 

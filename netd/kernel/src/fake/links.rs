@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rnet_model::IfName;
 
 use super::world::{Place, World};
-use crate::links::{Address, Fault, LinkOp, LinkState, Links, Route};
+use crate::links::{Address, Fault, LinkOp, LinkState, Links, Port, Qdisc, Route, RouteKind, Rule, VlanEntry};
 use crate::{KernelError, Netns};
 
 /// Some namespaces with links between them. Clones are the same namespaces.
@@ -118,14 +118,43 @@ impl Links for FakeLinks {
         Ok(self.net.lock().world.addresses(self.place))
     }
 
+    fn link_by_index(&mut self, index: u32) -> Result<Option<LinkState>, KernelError> {
+        Ok(self.links()?.into_iter().find(|l| l.index == index))
+    }
+
+    fn port(&mut self, dev: &IfName) -> Result<Option<Port>, KernelError> {
+        Ok(self.net.lock().world.port(self.place, dev))
+    }
+
+    fn port_vlans(&mut self, dev: &IfName) -> Result<Vec<VlanEntry>, KernelError> {
+        Ok(self.net.lock().world.traffic(self.place, dev).map(|t| t.vlans.clone()).unwrap_or_default())
+    }
+
+    fn qdiscs(&mut self, dev: &IfName) -> Result<Vec<Qdisc>, KernelError> {
+        Ok(self.net.lock().world.traffic(self.place, dev).map(|t| t.qdiscs.clone()).unwrap_or_default())
+    }
+
+    fn ingress_mirrors(&mut self, dev: &IfName) -> Result<Vec<u32>, KernelError> {
+        Ok(self.net.lock().world.traffic(self.place, dev).map(|t| t.mirrors.clone()).unwrap_or_default())
+    }
+
+    fn rules(&mut self) -> Result<Vec<Rule>, KernelError> {
+        Ok(self.net.lock().world.rules(self.place))
+    }
+
+    fn routes_of_table(&mut self, table: u32) -> Result<Vec<Route>, KernelError> {
+        let all = self.net.lock().world.routes(self.place);
+        Ok(all.into_iter().filter(|r| r.table == table).collect())
+    }
+
     fn routes(&mut self) -> Result<Vec<Route>, KernelError> {
         let all = self.net.lock().world.routes(self.place);
-        Ok(all.into_iter().filter(|r| r.table == Route::MAIN).collect())
+        Ok(all.into_iter().filter(|r| r.table == Route::MAIN && r.kind == RouteKind::Unicast).collect())
     }
 
     fn routes_through(&mut self, dev: &IfName) -> Result<Vec<Route>, KernelError> {
         let all = self.net.lock().world.routes(self.place);
-        Ok(all.into_iter().filter(|r| r.dev == *dev).collect())
+        Ok(all.into_iter().filter(|r| r.dev == *dev && r.kind == RouteKind::Unicast).collect())
     }
 
     fn batch(&mut self, ops: &[LinkOp]) -> Result<Vec<Fault>, KernelError> {

@@ -1,12 +1,14 @@
 //! What the fakes hold, and the rules of the kernel as far as they matter. Errors are errnos.
 
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 
 use crate::NetnsId;
-use crate::links::{Address, LinkKind, LinkOp, LinkState, NewBridge, NewVeth, Route};
+use crate::links::{Address, LinkKind, LinkOp, LinkState, NewBridge, NewVeth, Route, RouteKind, Rule};
 use crate::route::same_route;
 
 /// `None` is the daemon's own.
@@ -23,6 +25,7 @@ struct Device {
     /// The MTU of a bridge was set and no longer follows its ports.
     fixed_mtu: bool,
     far: Option<(Place, u32)>,
+    traffic: traffic::Traffic,
 }
 
 struct Space {
@@ -30,6 +33,7 @@ struct Space {
     last_index: u32,
     addresses: Vec<Address>,
     routes: Vec<Route>,
+    rules: Vec<Rule>,
 }
 
 #[derive(Default)]
@@ -41,7 +45,13 @@ pub(super) struct World {
 /// With `lo` in it.
 impl Default for Space {
     fn default() -> Self {
-        let mut space = Space { devices: BTreeMap::new(), last_index: 0, addresses: Vec::new(), routes: Vec::new() };
+        let mut space = Space {
+            devices: BTreeMap::new(),
+            last_index: 0,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            rules: Vec::new(),
+        };
         let lo = blank("lo".parse().expect("lo is a name"), LinkKind::Loopback, 65536);
         space.add(lo, None);
         space
@@ -52,7 +62,8 @@ impl Space {
     fn add(&mut self, mut state: LinkState, far: Option<(Place, u32)>) -> u32 {
         self.last_index += 1;
         state.index = self.last_index;
-        self.devices.insert(self.last_index, Device { state, fixed_mtu: false, far });
+        self.devices
+            .insert(self.last_index, Device { state, fixed_mtu: false, far, traffic: traffic::Traffic::default() });
         self.last_index
     }
 
@@ -144,6 +155,23 @@ impl Space {
     }
 
     fn add_route(&mut self, wanted: &Route) -> Result<(), i32> {
+        if wanted.kind == RouteKind::Unicast {
+            self.reachable(wanted)?;
+        }
+        if self.routes.iter().any(|r| same_route(wanted, r)) {
+            return Ok(());
+        }
+        let same_place =
+            |r: &Route| (r.destination, r.metric, r.table) == (wanted.destination, wanted.metric, wanted.table);
+        if self.routes.iter().any(same_place) {
+            return Err(libc::EEXIST);
+        }
+        self.routes.push(wanted.clone());
+        Ok(())
+    }
+
+    fn reachable(&self, wanted: &Route) -> Result<(), i32> {
+        wanted.more.iter().try_for_each(|hop| self.find(&hop.dev).map(drop))?;
         let index = self.find(&wanted.dev)?;
         if let Some(via) = wanted.via.filter(|_| !wanted.onlink) {
             let reachable =
@@ -159,19 +187,28 @@ impl Space {
         if let Some(source) = wanted.source.filter(|s| self.addresses.iter().all(|a| a.ip != *s)) {
             return Err(if source.is_ipv4() { libc::EINVAL } else { libc::EADDRNOTAVAIL });
         }
-        if self.routes.iter().any(|r| same_route(wanted, r)) {
-            return Ok(());
-        }
-        if self.routes.iter().any(|r| r.destination == wanted.destination && r.metric == wanted.metric) {
-            return Err(libc::EEXIST);
-        }
-        self.routes.push(wanted.clone());
         Ok(())
     }
 }
 
 fn blank(name: IfName, kind: LinkKind, mtu: u32) -> LinkState {
-    LinkState { index: 0, name, kind, up: false, carrier: false, mtu, mac: None, master: None, alias: None, group: 0 }
+    LinkState {
+        index: 0,
+        name,
+        kind,
+        up: false,
+        carrier: false,
+        mtu,
+        mac: None,
+        master: None,
+        alias: None,
+        group: 0,
+        promisc: false,
+        allmulti: false,
+        tx_queue_len: 1000,
+        parent: None,
+        parent_elsewhere: false,
+    }
 }
 
 impl World {
@@ -195,14 +232,10 @@ impl World {
     pub(super) fn routes(&mut self, place: Place) -> Vec<Route> {
         let space = self.space(place);
         let connected = space.connected().map(|(destination, device, a)| Route {
-            destination,
-            via: None,
-            dev: device.state.name.clone(),
             metric: (!a.ip.is_ipv4()).then_some(256),
-            onlink: false,
             source: a.ip.is_ipv4().then_some(a.ip),
             protocol: BY_KERNEL,
-            table: Route::MAIN,
+            ..Route::new(destination, device.state.name.clone())
         });
         connected.chain(space.routes.iter().cloned()).collect()
     }
@@ -220,7 +253,12 @@ impl World {
         self.refresh();
         match (op, result) {
             (
-                LinkOp::Delete(_) | LinkOp::Retire(..) | LinkOp::DelAddress(..) | LinkOp::DelRoute(_),
+                LinkOp::Delete(_)
+                | LinkOp::Retire(..)
+                | LinkOp::DelAddress(..)
+                | LinkOp::DelRoute(_)
+                | LinkOp::DelPortVlan(_)
+                | LinkOp::DelQdisc(..),
                 Err(libc::ENODEV),
             ) => Ok(()),
             (_, result) => result,
@@ -231,6 +269,11 @@ impl World {
         match op {
             LinkOp::NewBridge(b) => return self.new_bridge(place, b),
             LinkOp::NewVeth(v) => return self.new_veth(place, v),
+            LinkOp::NewDevice(d) => return self.new_device(place, d),
+            LinkOp::NewTap(t) => return self.new_tap(place, t),
+            LinkOp::Move { name, netns, new_name } => {
+                return self.relocate(place, name, Some(netns.id()), new_name.as_ref().unwrap_or(name));
+            }
             LinkOp::Delete(name) => {
                 let index = self.space(place).find(name)?;
                 if self.space(place).devices[&index].state.kind == LinkKind::Loopback {
@@ -278,7 +321,7 @@ impl World {
                 space.down(index);
                 space.get(d)?.group = *group;
             }
-            LinkOp::AddAddress(d, a) => space.add_address(d, a, a.broadcast())?,
+            LinkOp::AddAddress(d, a) | LinkOp::DetectAddress(d, a) => space.add_address(d, a, a.broadcast())?,
             LinkOp::MoveAddress(d, a, broadcast) => space.add_address(d, a, *broadcast)?,
             LinkOp::DelAddress(d, wanted) => {
                 let index = space.find(d)?;
@@ -286,18 +329,16 @@ impl World {
             }
             LinkOp::AddRoute(r) => space.add_route(r)?,
             LinkOp::DelRoute(r) => {
-                space.find(&r.dev)?;
+                if r.kind == RouteKind::Unicast {
+                    space.find(&r.dev)?;
+                }
                 let wanted = Route { source: None, ..r.clone() };
                 space.routes.retain(|there| !same_route(&wanted, there));
             }
-            LinkOp::Isolated(d, _) if space.get(d)?.master.is_none() => return Err(libc::EOPNOTSUPP),
+            LinkOp::Isolated(d, on) => space.port(d)?.isolated = *on,
             // Nothing that shows.
-            LinkOp::Isolated(..) | LinkOp::Quiet(_) => {
-                if let LinkOp::Quiet(d) = op {
-                    space.find(d)?;
-                }
-            }
-            LinkOp::NewBridge(_) | LinkOp::NewVeth(_) | LinkOp::Delete(_) | LinkOp::DeleteGroup(_) => {}
+            LinkOp::Quiet(d) => drop(space.find(d)?),
+            other => space.traffic(other)?,
         }
         Ok(())
     }
@@ -307,7 +348,8 @@ impl World {
         let mac = b.mac.unwrap_or_else(|| self.mac());
         let kind = LinkKind::Bridge { vlan_filtering: b.vlan_filtering };
         let state = blank(b.name.clone(), kind, DEFAULT_MTU);
-        let state = LinkState { up: true, mac: Some(mac), alias: Some(b.alias.clone()), ..state };
+        let state =
+            LinkState { up: true, mac: Some(mac), alias: Some(b.alias.clone()).filter(|a| !a.is_empty()), ..state };
         self.space(place).add(state, None);
         b.mtu.map_or(Ok(()), |mtu| self.change(place, &LinkOp::Mtu(b.name.clone(), mtu)))
     }
@@ -320,7 +362,7 @@ impl World {
             return Err(libc::EEXIST);
         }
         let master = v.master.as_ref().map(|m| self.space(place).bridge(m)).transpose()?;
-        let mac = self.mac();
+        let mac = v.mac.unwrap_or_else(|| self.mac());
         let kind = LinkKind::Veth { peer: None };
         let peer = LinkState { mac: Some(v.peer_mac), ..blank(v.peer.clone(), kind.clone(), v.mtu) };
         let far_index = self.space(far).add(peer, None);
@@ -328,7 +370,7 @@ impl World {
             up: true,
             mac: Some(mac),
             master,
-            alias: Some(v.alias.clone()),
+            alias: Some(v.alias.clone()).filter(|a| !a.is_empty()),
             ..blank(v.name.clone(), kind, v.mtu)
         };
         let near_index = self.space(place).add(near, Some((far, far_index)));
@@ -336,6 +378,8 @@ impl World {
             if let Some(device) = self.space(at).devices.get_mut(&index) {
                 device.far = Some(other);
                 device.state.kind = LinkKind::Veth { peer: Some(other.1) };
+                device.state.parent = Some(other.1);
+                device.state.parent_elsewhere = at != other.0;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::links::{LinkOp, NewBridge, NewVeth};
+use crate::links::{AddressGeneration, LinkOp, NewBridge, NewVeth, Snooping};
 use crate::testing::root_or_skip;
 
 fn name(s: &str) -> IfName {
@@ -18,13 +18,23 @@ fn fine(route: &mut Route, ops: &[LinkOp]) {
 fn owner_behind_a_bridge(mac: MacAddr, addresses: &[&str]) -> (Netns, Netns) {
     let (host, inside) = (Netns::create().unwrap(), Netns::create().unwrap());
     let mut route = Route::open(&host).unwrap();
-    let bridge = NewBridge { name: name("br0"), alias: "x".into(), mtu: None, mac: None, vlan_filtering: false };
+    let bridge = NewBridge {
+        name: name("br0"),
+        alias: "x".into(),
+        mtu: None,
+        mac: None,
+        vlan_filtering: false,
+        ipv6: AddressGeneration::Off,
+        snooping: Snooping::Off,
+    };
     let veth = NewVeth {
         name: name("rv1"),
         alias: "x".into(),
         master: Some(name("br0")),
         mtu: 1500,
         peer: name("eth0"),
+        mac: None,
+        ipv6: AddressGeneration::Off,
         peer_mac: mac,
         netns: Some(inside.clone()),
     };

@@ -1,5 +1,9 @@
 //! Operations as route netlink messages. Pure.
 
+pub(super) mod device;
+pub(super) mod rule;
+pub(super) mod tc;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -9,16 +13,17 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rnet_model::{IfAddr, IfName, MacAddr};
 
-use crate::links::{LinkOp, NewBridge, NewVeth, Route};
+use crate::links::{AddressGeneration, LinkOp, NewBridge, NewVeth, Route, RouteKind, Snooping};
 
 /// Where the ifindex of a name comes from.
 pub(super) trait Names {
@@ -30,12 +35,27 @@ pub(super) trait Names {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
     flags: u16,
-    message: RouteNetlinkMessage,
+    message: Message,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Message {
+    Typed(RouteNetlinkMessage),
+    /// Type and body.
+    Raw(u16, Vec<u8>),
 }
 
 impl Request {
     fn new(flags: u16, message: RouteNetlinkMessage) -> Self {
-        Request { flags: NLM_F_REQUEST | flags, message }
+        Request { flags: NLM_F_REQUEST | flags, message: Message::Typed(message) }
+    }
+
+    fn raw(flags: u16, kind: u16, body: Vec<u8>) -> Self {
+        Request { flags: NLM_F_REQUEST | flags, message: Message::Raw(kind, body) }
+    }
+
+    fn raw_acked(flags: u16, kind: u16, body: Vec<u8>) -> Self {
+        Request::raw(NLM_F_ACK | flags, kind, body)
     }
 
     fn acked(flags: u16, message: RouteNetlinkMessage) -> Self {
@@ -44,10 +64,23 @@ impl Request {
 
     /// Appends the message. All parts of a netlink message are padded to four bytes, so the next one is aligned.
     pub(super) fn append(self, sequence: u32, out: &mut Vec<u8>) {
+        let message = match self.message {
+            Message::Typed(message) => message,
+            Message::Raw(kind, body) => {
+                let length = u32::try_from(16 + body.len()).expect("messages of ours are small");
+                out.extend(length.to_ne_bytes());
+                out.extend(kind.to_ne_bytes());
+                out.extend(self.flags.to_ne_bytes());
+                out.extend(sequence.to_ne_bytes());
+                out.extend([0; 4]);
+                out.extend(body);
+                return;
+            }
+        };
         let mut header = NetlinkHeader::default();
         header.flags = self.flags;
         header.sequence_number = sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(self.message));
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
         message.finalize();
         let start = out.len();
         out.resize(start + message.buffer_len(), 0);
@@ -102,23 +135,45 @@ fn no_address_of_its_own() -> LinkAttribute {
 /// the device has no IPv6 part yet (measured on 6.18).
 pub(super) fn finish(op: &LinkOp) -> Vec<Finish> {
     match op {
-        LinkOp::NewBridge(b) => vec![
-            // An MTU given at creation would go down with the smallest port; one set later stays (br_change_mtu).
-            Finish::Required(set(&b.name, std::iter::once(alias(&b.alias)).chain(b.mtu.map(LinkAttribute::Mtu)))),
-            Finish::Ipv6(quiet(&b.name)),
-            // Up comes last: with carrier the kernel would make an address at once.
-            Finish::Required(up(&b.name)),
-        ],
-        LinkOp::NewVeth(v) => {
+        LinkOp::NewBridge(b) => finish_bridge(b),
+        LinkOp::NewVeth(v) if v.ipv6 == AddressGeneration::Off => {
             // One message, because each tells all of the kernel about the device, which walks its IPv6 routes then.
-            let both = set(&v.name, [alias(&v.alias), no_address_of_its_own()]);
-            let mut all = vec![Finish::RequiredOr(both, set(&v.name, [alias(&v.alias)]))];
+            let mut all = match alias_of(&v.alias) {
+                Some(alias) => {
+                    let both = set(&v.name, [alias.clone(), no_address_of_its_own()]);
+                    vec![Finish::RequiredOr(both, set(&v.name, [alias]))]
+                }
+                None => vec![Finish::Ipv6(quiet(&v.name))],
+            };
             if v.netns.is_none() {
                 all.push(Finish::Ipv6(quiet(&v.peer)));
             }
             all
         }
+        LinkOp::NewVeth(v) => alias_of(&v.alias).map(|a| Finish::Required(set(&v.name, [a]))).into_iter().collect(),
+        LinkOp::NewDevice(d) => {
+            d.alias.as_deref().map(|a| Finish::Required(set(&d.name, [alias(a)]))).into_iter().collect()
+        }
         _ => Vec::new(),
+    }
+}
+
+fn alias_of(text: &str) -> Option<LinkAttribute> {
+    (!text.is_empty()).then(|| alias(text))
+}
+
+fn finish_bridge(b: &NewBridge) -> Vec<Finish> {
+    // An MTU given at creation would go down with the smallest port; one set later stays (br_change_mtu).
+    let settings: Vec<_> = alias_of(&b.alias).into_iter().chain(b.mtu.map(LinkAttribute::Mtu)).collect();
+    let bare = settings.is_empty();
+    match b.ipv6 {
+        AddressGeneration::Off => {
+            let settings = (!bare).then(|| Finish::Required(set(&b.name, settings)));
+            // Up comes last: with carrier the kernel would make an address at once.
+            settings.into_iter().chain([Finish::Ipv6(quiet(&b.name)), Finish::Required(up(&b.name))]).collect()
+        }
+        AddressGeneration::Kernel if bare => Vec::new(),
+        AddressGeneration::Kernel => vec![Finish::Required(set(&b.name, settings))],
     }
 }
 
@@ -139,6 +194,36 @@ pub(super) fn operation(op: &LinkOp, names: &mut impl Names) -> Result<Request, 
     Ok(match op {
         LinkOp::NewBridge(b) => new_bridge(b),
         LinkOp::NewVeth(v) => new_veth(v, v.master.as_ref().map(index).transpose()?),
+        LinkOp::NewDevice(d) if d.netns.is_some() && (d.master.is_some() || d.alias.is_some()) => {
+            return Err((libc::EINVAL, "alias and master of a device born elsewhere are set there".to_owned()));
+        }
+        LinkOp::NewDevice(d) => {
+            let parent = d.parent.as_ref().map(&mut index).transpose()?;
+            device::new_device(d, parent, d.master.as_ref().map(index).transpose()?)
+        }
+        LinkOp::NewTap(_) => return Err((libc::EINVAL, "a tap device is not made by a message".to_owned())),
+        LinkOp::Move { name, netns, new_name } => {
+            device::relocate(index(name)?, new_name.as_ref().unwrap_or(name), netns)
+        }
+        LinkOp::Rename(old, new) => device::rename(index(old)?, new),
+        LinkOp::Promisc(d, on) => device::flag(d, LinkFlags::Promisc, *on),
+        LinkOp::AllMulti(d, on) => device::flag(d, LinkFlags::Allmulti, *on),
+        LinkOp::TxQueueLen(d, n) => set(d, [LinkAttribute::TxQueueLen(*n)]),
+        LinkOp::Hairpin(d, on) => device::port(d, InfoBridgePort::HairpinMode(on.is_on())),
+        LinkOp::VlanFiltering(d, on) => device::vlan_filtering(d, *on),
+        LinkOp::PortVlan(v) => device::add_vlans(v, index(&v.dev)?),
+        LinkOp::DelPortVlan(v) => device::del_vlans(v, index(&v.dev)?),
+        LinkOp::Devconf4(d, key, value) => device::devconf4(d, *key, *value),
+        LinkOp::DetectAddress(d, a) => Request::acked(
+            NLM_F_CREATE | NLM_F_EXCL,
+            RouteNetlinkMessage::NewAddress(address(index(d)?, a, AddressUse::Detect)),
+        ),
+        LinkOp::AddRule(r) => rule::add(r),
+        LinkOp::DelRule(r) => rule::delete(r),
+        LinkOp::Tbf(t) => tc::tbf(t, index(&t.dev)?),
+        LinkOp::Ingress(d) => tc::ingress(index(d)?),
+        LinkOp::MirrorIngress { from, to } => tc::mirror(index(from)?, index(to)?),
+        LinkOp::DelQdisc(d, place) => tc::del_qdisc(index(d)?, *place),
         LinkOp::Up(d) => up(d),
         LinkOp::Down(d) => {
             let message = flagged(named(d, []), LinkFlags::empty(), LinkFlags::Up);
@@ -167,11 +252,12 @@ pub(super) fn operation(op: &LinkOp, names: &mut impl Names) -> Result<Request, 
         LinkOp::DelAddress(d, a) => {
             Request::acked(0, RouteNetlinkMessage::DelAddress(address(index(d)?, a, AddressUse::Remove)))
         }
-        LinkOp::AddRoute(r) => {
-            Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(add_route(r, index(&r.dev)?)))
-        }
-        LinkOp::DelRoute(r) => Request::acked(0, RouteNetlinkMessage::DelRoute(del_route(r, index(&r.dev)?))),
-        LinkOp::Isolated(d, on) => isolated(d, *on),
+        LinkOp::AddRoute(r) => Request::acked(
+            NLM_F_CREATE | NLM_F_EXCL,
+            RouteNetlinkMessage::NewRoute(add_route(r, &hops(r, &mut index)?)),
+        ),
+        LinkOp::DelRoute(r) => Request::acked(0, RouteNetlinkMessage::DelRoute(del_route(r, &hops(r, &mut index)?))),
+        LinkOp::Isolated(d, on) => device::port(d, InfoBridgePort::Isolated(*on)),
     })
 }
 
@@ -184,11 +270,18 @@ fn new_bridge(b: &NewBridge) -> Request {
     let mac = b.mac.unwrap_or_else(random_mac);
     // Snooping sets timers of all ports whenever one joins (br_port_state_selection): half of an attach at a thousand.
     // Without a querier in the network, which nobody told us of, it is no use anyway.
-    let mut options = vec![InfoBridge::MulticastSnooping(false)];
+    let mut options = Vec::new();
+    if b.snooping == Snooping::Off {
+        options.push(InfoBridge::MulticastSnooping(false));
+    }
     options.extend(b.vlan_filtering.then_some(InfoBridge::VlanFiltering(true)));
     let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(options))];
     let attributes = [LinkAttribute::Address(mac.octets().to_vec()), LinkAttribute::LinkInfo(info)];
-    Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(named(&b.name, attributes)))
+    let mut message = named(&b.name, attributes);
+    if b.ipv6 == AddressGeneration::Kernel {
+        message = flagged(message, LinkFlags::Up, LinkFlags::Up);
+    }
+    Request::acked(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message))
 }
 
 fn random_mac() -> MacAddr {
@@ -205,6 +298,7 @@ fn new_veth(v: &NewVeth, master: Option<u32>) -> Request {
     inside.extend(v.netns.as_ref().map(|ns| LinkAttribute::NetNsFd(ns.as_fd().as_raw_fd())));
     let peer = named(&v.peer, inside);
     let mut attributes = vec![LinkAttribute::Mtu(v.mtu)];
+    attributes.extend(v.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
     attributes.extend(one_queue());
     attributes.extend(master.map(LinkAttribute::Controller));
     attributes.push(LinkAttribute::LinkInfo(vec![
@@ -222,18 +316,11 @@ fn one_queue() -> [LinkAttribute; 2] {
     [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)]
 }
 
-/// Port attributes go through RTM_NEWLINK without NLM_F_CREATE: RTM_SETLINK does not look at IFLA_LINKINFO.
-fn isolated(name: &IfName, on: bool) -> Request {
-    let info = LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(on)])),
-    ]);
-    Request::acked(0, RouteNetlinkMessage::NewLink(named(name, [info])))
-}
-
 enum AddressUse {
     /// With this broadcast address.
     Add(Option<Ipv4Addr>),
+    /// With the usual one and with duplicate detection.
+    Detect,
     Remove,
 }
 
@@ -247,43 +334,64 @@ fn address(index: u32, a: &IfAddr, usage: AddressUse) -> AddressMessage {
     message.header.prefix_len = a.prefix();
     message.header.index = index;
     message.attributes = vec![AddressAttribute::Local(a.ip()), AddressAttribute::Address(a.ip())];
-    if let AddressUse::Add(broadcast) = usage {
-        if a.ip().is_ipv6() {
-            message.header.flags = AddressHeaderFlags::Nodad;
+    let broadcast = match usage {
+        AddressUse::Add(broadcast) => {
+            if a.ip().is_ipv6() {
+                message.header.flags = AddressHeaderFlags::Nodad;
+            }
+            broadcast
         }
-        message.attributes.extend(broadcast.map(AddressAttribute::Broadcast));
-    }
+        AddressUse::Detect => a.broadcast(),
+        AddressUse::Remove => None,
+    };
+    message.attributes.extend(broadcast.map(AddressAttribute::Broadcast));
     message
 }
 
 /// Metric the kernel takes for an IPv6 route without one (IP6_RT_PRIO_USER). IPv4 takes 0.
 pub(super) const METRIC6: u32 = 1024;
 
-fn add_route(r: &Route, index: u32) -> RouteMessage {
-    let mut message = route(r, index);
+/// The ifindexes of the next hops; none for a route that leads nowhere.
+fn hops<E>(r: &Route, index: &mut impl FnMut(&IfName) -> Result<u32, E>) -> Result<Vec<u32>, E> {
+    if r.kind != RouteKind::Unicast {
+        return Ok(Vec::new());
+    }
+    std::iter::once(&r.dev).chain(r.more.iter().map(|h| &h.dev)).map(index).collect()
+}
+
+fn add_route(r: &Route, hops: &[u32]) -> RouteMessage {
+    let mut message = route(r, hops);
     message.header.protocol = RouteProtocol::from(r.protocol);
-    // An IPv4 route without a next hop is only taken with link scope; IPv6 has no scopes.
-    message.header.scope =
-        if r.via.is_none() && r.destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-    if r.onlink {
+    message.header.scope = RouteScope::from(r.scope.unwrap_or_else(|| fitting_scope(r)));
+    if r.onlink && r.more.is_empty() {
         message.header.flags = RouteFlags::Onlink;
     }
     message.attributes.extend(r.metric.map(RouteAttribute::Priority));
     message.attributes.extend(r.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
+    let metrics: Vec<_> = r.mtu.map(RouteMetric::Mtu).into_iter().chain(r.advmss.map(RouteMetric::Advmss)).collect();
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
     message
+}
+
+/// An IPv4 route without a next hop is only taken with link scope; IPv6 has no scopes.
+pub(super) fn fitting_scope(r: &Route) -> u8 {
+    let direct = r.kind == RouteKind::Unicast && r.via.is_none() && r.destination.is_ipv4();
+    if direct { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE }
 }
 
 /// Scope "nowhere" and protocol 0 match any. IPv4 takes metric 0 for "any" too, so an IPv4 route without a metric
 /// can only be named as "the one with the lowest metric".
-fn del_route(r: &Route, index: u32) -> RouteMessage {
-    let mut message = route(r, index);
+fn del_route(r: &Route, hops: &[u32]) -> RouteMessage {
+    let mut message = route(r, hops);
     message.header.scope = RouteScope::NoWhere;
     let metric = if r.destination.is_ipv4() { r.metric } else { Some(r.metric.unwrap_or(METRIC6)) };
     message.attributes.extend(metric.map(RouteAttribute::Priority));
     message
 }
 
-fn route(r: &Route, index: u32) -> RouteMessage {
+fn route(r: &Route, hops: &[u32]) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(r.destination.network());
     message.header.destination_prefix_length = r.destination.prefix();
@@ -292,19 +400,34 @@ fn route(r: &Route, index: u32) -> RouteMessage {
         // The header has room for small numbers only.
         Err(_) => message.attributes.push(RouteAttribute::Table(r.table)),
     }
-    message.header.kind = RouteType::Unicast;
+    message.header.kind = RouteType::from(r.kind.number());
     if r.destination.prefix() > 0 {
         message.attributes.push(RouteAttribute::Destination(r.destination.network().into()));
     }
-    match r.via {
-        Some(IpAddr::V6(via)) if r.destination.is_ipv4() => {
-            message.attributes.push(RouteAttribute::Via(RouteVia::Inet6(via)));
-        }
-        Some(via) => message.attributes.push(RouteAttribute::Gateway(via.into())),
-        None => {}
+    if let [index] = hops {
+        message.attributes.extend(next_hop(r, r.via));
+        message.attributes.push(RouteAttribute::Oif(*index));
+    } else if !hops.is_empty() {
+        let all = std::iter::once((r.via, r.onlink)).chain(r.more.iter().map(|h| (h.via, h.onlink)));
+        let several = all.zip(hops).map(|((via, onlink), index)| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = *index;
+            if onlink {
+                hop.flags = RouteNextHopFlags::Onlink;
+            }
+            hop.attributes = next_hop(r, via).into_iter().collect();
+            hop
+        });
+        message.attributes.push(RouteAttribute::MultiPath(several.collect()));
     }
-    message.attributes.push(RouteAttribute::Oif(index));
     message
+}
+
+fn next_hop(r: &Route, via: Option<IpAddr>) -> Option<RouteAttribute> {
+    match via {
+        Some(IpAddr::V6(via)) if r.destination.is_ipv4() => Some(RouteAttribute::Via(RouteVia::Inet6(via))),
+        via => via.map(|via| RouteAttribute::Gateway(via.into())),
+    }
 }
 
 /// One link by name. Statistics are left out: they cost more than the rest.
@@ -337,6 +460,17 @@ pub(super) fn dump_routes(family: AddressFamily, table: u8) -> Request {
     message.header.address_family = family;
     message.header.table = table;
     message.header.kind = RouteType::Unicast;
+    Request::new(NLM_F_DUMP, RouteNetlinkMessage::GetRoute(message))
+}
+
+/// All routes of a table, of every type.
+pub(super) fn dump_table(family: AddressFamily, table: u32) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    match u8::try_from(table) {
+        Ok(table) => message.header.table = table,
+        Err(_) => message.attributes.push(RouteAttribute::Table(table)),
+    }
     Request::new(NLM_F_DUMP, RouteNetlinkMessage::GetRoute(message))
 }
 

@@ -9,6 +9,7 @@ mod encode;
 pub(crate) mod parse;
 mod settle;
 mod socket;
+mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,10 @@ use self::encode::{Finish, Names, Request};
 pub(crate) use self::settle::same_route;
 use self::settle::{Verdict, settle};
 use self::socket::{Failure, RouteSocket};
-use crate::links::{Address, Fault, LinkKind, LinkOp, LinkState, Links, Route as RouteEntry};
+use crate::links::{
+    Address, Family, Fault, LinkKind, LinkOp, LinkState, Links, Port, Qdisc, Route as RouteEntry, Rule, Switch,
+    VlanEntry,
+};
 use crate::{KernelError, Netns};
 
 /// Messages in a datagram: far below the send buffer (200 KiB) and what the receive buffer holds of answers.
@@ -51,12 +55,14 @@ impl Route {
         &self.ns
     }
 
-    /// Of one table, or of all if it is unspecified.
-    fn read_routes(&mut self, table: u8) -> Result<Vec<parse::IndexedRoute>, KernelError> {
+    /// Of each family with `request`.
+    fn read_routes(
+        &mut self,
+        request: impl Fn(AddressFamily) -> Request,
+    ) -> Result<Vec<parse::IndexedRoute>, KernelError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let request = encode::dump_routes(family, table);
-            match self.socket.dump(&request, |body, all| all.extend(parse::routes(body))) {
+            match self.socket.dump(&request(family), |body, all| all.extend(parse::route(body))) {
                 // No route was ever put into the table of this family, or the kernel lacks the family.
                 Err(Failure::Refused(r)) if matches!(r.errno, libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
                 }
@@ -64,6 +70,17 @@ impl Route {
             }
         }
         Ok(routes)
+    }
+
+    fn name_routes(&self, found: impl Iterator<Item = parse::IndexedRoute>) -> Vec<RouteEntry> {
+        let mut names = HashMap::new();
+        let fd = self.socket.as_fd();
+        let mut name = |index| names.entry(index).or_insert_with(|| name_of(fd, index)).clone();
+        found.filter_map(|r| r.named(&mut name)).collect()
+    }
+
+    fn index_of(&self, dev: &IfName) -> Option<u32> {
+        rustix::net::netdevice::name_to_index(self.socket.as_fd(), dev.as_str()).ok()
     }
 
     fn filters_vlans(&mut self, name: &IfName) -> bool {
@@ -106,27 +123,88 @@ impl Links for Route {
     }
 
     fn routes(&mut self) -> Result<Vec<RouteEntry>, KernelError> {
-        let found = self.read_routes(RouteHeader::RT_TABLE_MAIN)?;
-        let mut names = HashMap::new();
-        let mut routes = Vec::new();
-        for route in found.into_iter().filter(|r| r.table == RouteEntry::MAIN) {
-            let name = names.entry(route.index).or_insert_with(|| name_of(self.socket.as_fd(), route.index));
-            // A device that went away between the two requests took its routes along.
-            if let Some(name) = name {
-                routes.push(route.named(name.clone()));
-            }
-        }
-        Ok(routes)
+        let found = self.read_routes(|family| encode::dump_routes(family, RouteHeader::RT_TABLE_MAIN))?;
+        let unicast = found.into_iter().filter(|r| r.table == RouteEntry::MAIN && r.is_unicast());
+        Ok(self.name_routes(unicast.flat_map(parse::IndexedRoute::split)))
+    }
+
+    fn routes_of_table(&mut self, table: u32) -> Result<Vec<RouteEntry>, KernelError> {
+        let found = self.read_routes(|family| encode::dump_table(family, table))?;
+        Ok(self.name_routes(found.into_iter().filter(|r| r.table == table)))
     }
 
     fn routes_through(&mut self, dev: &IfName) -> Result<Vec<RouteEntry>, KernelError> {
         let Some(link) = self.link(dev)? else { return Ok(Vec::new()) };
-        let found = self.read_routes(RouteHeader::RT_TABLE_UNSPEC)?;
-        Ok(found.into_iter().filter(|r| r.index == link.index).map(|r| r.named(dev.clone())).collect())
+        let found = self.read_routes(|family| encode::dump_routes(family, RouteHeader::RT_TABLE_UNSPEC))?;
+        let hops = found.into_iter().filter(parse::IndexedRoute::is_unicast).flat_map(parse::IndexedRoute::split);
+        Ok(hops.filter(|r| r.index() == link.index).filter_map(|r| r.named(|_| Some(dev.clone()))).collect())
+    }
+
+    fn link_by_index(&mut self, index: u32) -> Result<Option<LinkState>, KernelError> {
+        match self.socket.get(encode::device::get_link_by_index(index), parse::link) {
+            Err(Failure::Refused(r)) if r.errno == libc::ENODEV => Ok(None),
+            other => other.map_err(|e| e.of(&format!("link show index {index}"))),
+        }
+    }
+
+    fn port(&mut self, dev: &IfName) -> Result<Option<Port>, KernelError> {
+        match self.socket.get(encode::get_link(dev), parse::traffic::port) {
+            Err(Failure::Refused(r)) if r.errno == libc::ENODEV => Ok(None),
+            other => other.map_err(|e| e.of(&format!("link show {dev}"))),
+        }
+    }
+
+    fn port_vlans(&mut self, dev: &IfName) -> Result<Vec<VlanEntry>, KernelError> {
+        let Some(index) = self.index_of(dev) else { return Ok(Vec::new()) };
+        let request = encode::device::dump_vlans();
+        let mut all = self
+            .socket
+            .dump(&request, |body, all| all.extend(parse::traffic::vlans(body, index)))
+            .map_err(|e| e.of(&format!("vlan show dev {dev}")))?;
+        all.sort_unstable();
+        // A bridge reports itself once for itself and may do so once more as the master of a port.
+        all.dedup();
+        Ok(all)
+    }
+
+    fn qdiscs(&mut self, dev: &IfName) -> Result<Vec<Qdisc>, KernelError> {
+        let Some(index) = self.index_of(dev) else { return Ok(Vec::new()) };
+        self.socket
+            .dump(&encode::tc::dump_qdiscs(), |body, all| all.extend(parse::traffic::qdisc(body, index)))
+            .map_err(|e| e.of(&format!("qdisc show dev {dev}")))
+    }
+
+    fn ingress_mirrors(&mut self, dev: &IfName) -> Result<Vec<u32>, KernelError> {
+        let Some(index) = self.index_of(dev) else { return Ok(Vec::new()) };
+        if !self.qdiscs(dev)?.iter().any(parse::traffic::is_ingress) {
+            return Ok(Vec::new());
+        }
+        self.socket
+            .dump(&encode::tc::dump_ingress_filters(index), |body, all| all.extend(parse::traffic::mirror(body)))
+            .map_err(|e| e.of(&format!("filter show dev {dev} ingress")))
+    }
+
+    fn rules(&mut self) -> Result<Vec<Rule>, KernelError> {
+        let mut rules = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            match self.socket.dump(&encode::rule::dump(family), |body, all| all.extend(parse::traffic::rule(body))) {
+                // The kernel lacks the family.
+                Err(Failure::Refused(r)) if matches!(r.errno, libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {}
+                other => rules.extend(other.map_err(|e| e.of("list rules"))?),
+            }
+        }
+        Ok(rules)
     }
 
     fn batch(&mut self, ops: &[LinkOp]) -> Result<Vec<Fault>, KernelError> {
-        let mut batch = Batch { route: self, ops, out: Vec::new(), faults: BTreeMap::new(), known: HashMap::new() };
+        let mut batch = Batch {
+            route: self,
+            ops,
+            out: Vec::new(),
+            faults: BTreeMap::new(),
+            known: HashMap::new(),
+            filtering: Vec::new(),
+        };
         for (index, op) in ops.iter().enumerate() {
             batch.add(index, op);
         }
@@ -134,6 +212,11 @@ impl Links for Route {
         batch.compare_existing();
         Ok(batch.faults.into_iter().map(|(index, error)| Fault { index, error }).collect())
     }
+}
+
+/// Without CONFIG_BRIDGE_VLAN_FILTERING the kernel takes the attribute and does nothing about it.
+fn no_filtering() -> Refusal {
+    Refusal { errno: libc::EOPNOTSUPP, text: Some("this kernel's bridges cannot filter VLANs".to_owned()) }
 }
 
 fn name_of(fd: BorrowedFd<'_>, index: u32) -> Option<IfName> {
@@ -158,6 +241,11 @@ enum Role {
     Ipv6,
 }
 
+/// Devices whose making is followed by what finishes them.
+fn makes(op: &LinkOp) -> bool {
+    matches!(op, LinkOp::NewVeth(_) | LinkOp::NewBridge(_) | LinkOp::NewDevice(_))
+}
+
 struct Batch<'a> {
     route: &'a mut Route,
     ops: &'a [LinkOp],
@@ -165,6 +253,8 @@ struct Batch<'a> {
     faults: BTreeMap<usize, KernelError>,
     /// Names looked up in this batch.
     known: HashMap<IfName, u32>,
+    /// Bridges that were told to filter and have to be asked whether they do.
+    filtering: Vec<usize>,
 }
 
 /// SIOCGIFINDEX works on any socket and costs a tenth of an RTM_GETLINK.
@@ -188,15 +278,22 @@ impl Batch<'_> {
     /// Devices that were just asked for are finished before anything else is done: what follows may be about them.
     /// Neighbouring pairs are made in one datagram.
     fn add(&mut self, index: usize, op: &LinkOp) {
-        let makes = |op: &LinkOp| matches!(op, LinkOp::NewVeth(_) | LinkOp::NewBridge(_));
-        let previous_makes = index.checked_sub(1).is_some_and(|i| makes(&self.ops[i]));
+        let renames = |op: &LinkOp| matches!(op, LinkOp::Rename(..) | LinkOp::Move { .. });
+        let previous_makes = index.checked_sub(1).is_some_and(|i| makes(&self.ops[i]) || renames(&self.ops[i]));
         let may_join =
             matches!(op, LinkOp::NewVeth(_)) && matches!(self.ops.get(index.wrapping_sub(1)), Some(LinkOp::NewVeth(_)));
         if (previous_makes && !may_join) || self.out.len() >= MESSAGES {
             self.flush();
         }
-        if matches!(op, LinkOp::Delete(_) | LinkOp::DeleteGroup(_)) {
+        if renames(op) || matches!(op, LinkOp::Delete(_) | LinkOp::DeleteGroup(_)) {
             self.known.clear();
+        }
+        if let LinkOp::NewTap(new) = op {
+            self.flush();
+            if let Err(errno) = tap::make(new, &self.route.ns) {
+                self.judge(index, Refusal::errno(errno));
+            }
+            return;
         }
         let mut names = Lookup { fd: self.route.socket.as_fd(), known: &mut self.known };
         match encode::operation(op, &mut names) {
@@ -214,9 +311,7 @@ impl Batch<'_> {
                 && bridge.vlan_filtering
                 && !self.route.filters_vlans(&bridge.name)
             {
-                // Without CONFIG_BRIDGE_VLAN_FILTERING the kernel takes the attribute and does nothing about it.
-                let text = "this kernel's bridges cannot filter VLANs".to_owned();
-                self.unmake(index, Refusal { errno: libc::EOPNOTSUPP, text: Some(text) });
+                self.unmake(index, no_filtering());
                 continue;
             }
             for finish in encode::finish(op) {
@@ -229,6 +324,13 @@ impl Batch<'_> {
             }
         }
         self.send();
+        for index in std::mem::take(&mut self.filtering) {
+            if let LinkOp::VlanFiltering(bridge, Switch::On) = &self.ops[index]
+                && !self.route.filters_vlans(bridge)
+            {
+                self.judge(index, no_filtering());
+            }
+        }
     }
 
     /// Sends what is waiting; the operations that made a device.
@@ -246,8 +348,9 @@ impl Batch<'_> {
                     continue;
                 }
                 match (role, result) {
-                    (Role::Itself, Ok(())) if matches!(self.ops[index], LinkOp::NewVeth(_) | LinkOp::NewBridge(_)) => {
-                        made.push(index)
+                    (Role::Itself, Ok(())) if makes(&self.ops[index]) => made.push(index),
+                    (Role::Itself, Ok(())) if matches!(self.ops[index], LinkOp::VlanFiltering(_, Switch::On)) => {
+                        self.filtering.push(index);
                     }
                     (_, Ok(())) => {}
                     (Role::Ipv6, Err(r)) if r.errno == libc::EAFNOSUPPORT => {}
@@ -277,6 +380,7 @@ impl Batch<'_> {
         let name = match &self.ops[index] {
             LinkOp::NewBridge(b) => &b.name,
             LinkOp::NewVeth(v) => &v.name,
+            LinkOp::NewDevice(d) => &d.name,
             _ => return,
         };
         self.route.socket.transact(vec![encode::delete(name)]);
@@ -286,7 +390,16 @@ impl Batch<'_> {
     fn compare_existing(&mut self) {
         let existing = |op: &LinkOp, e: &KernelError| {
             e.errno == libc::EEXIST
-                && matches!(op, LinkOp::AddAddress(..) | LinkOp::MoveAddress(..) | LinkOp::AddRoute(_))
+                && matches!(
+                    op,
+                    LinkOp::AddAddress(..)
+                        | LinkOp::DetectAddress(..)
+                        | LinkOp::MoveAddress(..)
+                        | LinkOp::AddRoute(_)
+                        | LinkOp::Tbf(_)
+                        | LinkOp::Ingress(_)
+                        | LinkOp::MirrorIngress { .. }
+                )
         };
         let candidates: Vec<usize> =
             self.faults.iter().filter(|(i, e)| existing(&self.ops[**i], e)).map(|(i, _)| *i).collect();
@@ -296,13 +409,26 @@ impl Batch<'_> {
         let addresses = self.route.addresses().unwrap_or_default();
         for index in candidates {
             let equal = match &self.ops[index] {
-                LinkOp::AddAddress(dev, wanted) | LinkOp::MoveAddress(dev, wanted, _) => {
+                LinkOp::AddAddress(dev, wanted)
+                | LinkOp::DetectAddress(dev, wanted)
+                | LinkOp::MoveAddress(dev, wanted, _) => {
                     let dev = rustix::net::netdevice::name_to_index(self.route.socket.as_fd(), dev.as_str()).ok();
                     addresses.iter().any(|a| Some(a.index) == dev && a.ip == wanted.ip() && a.prefix == wanted.prefix())
                 }
                 LinkOp::AddRoute(wanted) => {
-                    let there = self.route.routes_through(&wanted.dev).unwrap_or_default();
+                    let there = self.route.routes_of_table(wanted.table).unwrap_or_default();
                     there.iter().any(|r| same_route(wanted, r))
+                }
+                LinkOp::Tbf(wanted) => {
+                    let there = self.route.qdiscs(&wanted.dev).unwrap_or_default();
+                    there.iter().any(|q| q.tbf.is_some_and(|t| t.is(wanted)))
+                }
+                LinkOp::Ingress(dev) => {
+                    self.route.qdiscs(dev).unwrap_or_default().iter().any(parse::traffic::is_ingress)
+                }
+                LinkOp::MirrorIngress { from, to } => {
+                    let to = self.route.index_of(to);
+                    self.route.ingress_mirrors(from).unwrap_or_default().iter().any(|i| Some(*i) == to)
                 }
                 _ => false,
             };

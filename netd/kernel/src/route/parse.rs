@@ -3,13 +3,16 @@
 //! Only the attributes rnet decides by are read. A full decoder would refuse a whole dump for one attribute of a
 //! newer kernel that nobody asked about.
 
+pub(crate) mod traffic;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 use rnet_model::{IfName, MacAddr, Subnet};
 
 use super::encode::METRIC6;
-use crate::links::{Address, LinkKind, LinkState, Route};
+use super::encode::fitting_scope;
+use crate::links::{Address, IpvlanMode, LinkKind, LinkState, MacvlanMode, NextHop, Route, RouteKind};
 
 /// `struct ifinfomsg` of linux/rtnetlink.h.
 const IFINFOMSG: usize = 16;
@@ -65,6 +68,8 @@ pub(crate) fn link(body: &[u8]) -> Option<LinkState> {
     const LOOPBACK: u32 = libc::IFF_LOOPBACK.cast_unsigned();
     const UP: u32 = libc::IFF_UP.cast_unsigned();
     const LOWER_UP: u32 = libc::IFF_LOWER_UP.cast_unsigned();
+    const PROMISC: u32 = libc::IFF_PROMISC.cast_unsigned();
+    const ALLMULTI: u32 = libc::IFF_ALLMULTI.cast_unsigned();
     let header = body.get(..IFINFOMSG)?;
     if i32::from(header[0]) != libc::AF_UNSPEC {
         return None;
@@ -73,7 +78,6 @@ pub(crate) fn link(body: &[u8]) -> Option<LinkState> {
     let index = u32_of(&header[4..])?;
     let mut name = None;
     let mut info: &[u8] = &[];
-    let mut peer = None;
     let mut state = LinkState {
         index,
         name: "lo".parse().expect("lo is a name"),
@@ -85,12 +89,19 @@ pub(crate) fn link(body: &[u8]) -> Option<LinkState> {
         master: None,
         alias: None,
         group: 0,
+        promisc: flags & PROMISC != 0,
+        allmulti: flags & ALLMULTI != 0,
+        tx_queue_len: 0,
+        parent: None,
+        parent_elsewhere: false,
     };
     for (kind, value) in attributes(&body[IFINFOMSG..]) {
         match kind {
             libc::IFLA_IFNAME => name = text_of(value).parse::<IfName>().ok(),
             libc::IFLA_MTU => state.mtu = u32_of(value)?,
-            libc::IFLA_LINK => peer = u32_of(value),
+            libc::IFLA_LINK => state.parent = u32_of(value).filter(|i| *i != 0),
+            libc::IFLA_LINK_NETNSID => state.parent_elsewhere = true,
+            libc::IFLA_TXQLEN => state.tx_queue_len = u32_of(value)?,
             libc::IFLA_MASTER => state.master = u32_of(value),
             libc::IFLA_GROUP => state.group = u32_of(value)?,
             libc::IFLA_IFALIAS => state.alias = Some(text_of(value)).filter(|a| !a.is_empty()),
@@ -100,7 +111,7 @@ pub(crate) fn link(body: &[u8]) -> Option<LinkState> {
         }
     }
     state.name = name?;
-    state.kind = if flags & LOOPBACK != 0 { LinkKind::Loopback } else { link_kind(info, peer) };
+    state.kind = if flags & LOOPBACK != 0 { LinkKind::Loopback } else { link_kind(info, state.parent) };
     Some(state)
 }
 
@@ -121,8 +132,32 @@ fn link_kind(info: &[u8], peer: Option<u32>) -> LinkKind {
             vlan_filtering: attributes(data)
                 .any(|(k, v)| k == IFLA_BR_VLAN_FILTERING && v.first().is_some_and(|on| *on != 0)),
         },
-        Some(other) => LinkKind::Other(other.to_owned()),
+        Some(kind) => device_kind(kind, data).unwrap_or_else(|| LinkKind::Other(kind.to_owned())),
     }
+}
+
+/// `None` for a kind nobody decides by, and for a mode of a newer kernel.
+fn device_kind(kind: &str, data: &[u8]) -> Option<LinkKind> {
+    // linux/if_link.h, if_tun.h
+    const IFLA_MACVLAN_MODE: u16 = 1;
+    const IFLA_IPVLAN_MODE: u16 = 1;
+    const IFLA_VLAN_ID: u16 = 1;
+    const IFLA_VRF_TABLE: u16 = 1;
+    const IFLA_TUN_TYPE: u16 = 3;
+    const IFF_TUN: u8 = 1;
+    let value = |wanted| attributes(data).find(|(k, _)| *k == wanted).map(|(_, v)| v);
+    let short = |wanted| value(wanted).and_then(|v| Some(u16::from_ne_bytes(v.get(..2)?.try_into().ok()?)));
+    Some(match kind {
+        "macvlan" => LinkKind::Macvlan { mode: MacvlanMode::of(value(IFLA_MACVLAN_MODE).and_then(u32_of)?)? },
+        "ipvlan" => LinkKind::Ipvlan { mode: IpvlanMode::of(short(IFLA_IPVLAN_MODE)?)? },
+        "vlan" => LinkKind::Vlan { id: short(IFLA_VLAN_ID)? },
+        "vrf" => LinkKind::Vrf { table: value(IFLA_VRF_TABLE).and_then(u32_of)? },
+        "dummy" => LinkKind::Dummy,
+        "ifb" => LinkKind::Ifb,
+        "tun" if value(IFLA_TUN_TYPE)?.first() == Some(&IFF_TUN) => LinkKind::Tun,
+        "tun" => LinkKind::Tap,
+        _ => return None,
+    })
 }
 
 /// The body of an RTM_NEWADDR or RTM_DELADDR.
@@ -158,36 +193,83 @@ pub(crate) fn address(body: &[u8]) -> Option<Address> {
     })
 }
 
-/// A route before its devices have names: one for each next hop.
+/// A route before its devices have names.
+#[derive(Clone)]
 pub(crate) struct IndexedRoute {
-    pub(crate) index: u32,
     destination: Subnet,
-    via: Option<IpAddr>,
+    hops: Vec<Hop>,
     metric: Option<u32>,
-    onlink: bool,
     source: Option<IpAddr>,
     protocol: u8,
     pub(crate) table: u32,
+    kind: RouteKind,
+    scope: u8,
+    mtu: Option<u32>,
+    advmss: Option<u32>,
 }
 
 impl IndexedRoute {
-    pub(crate) fn named(self, dev: IfName) -> Route {
-        let IndexedRoute { destination, via, metric, onlink, source, protocol, table, .. } = self;
-        Route { destination, via, dev, metric, onlink, source, protocol, table }
+    /// One route for each next hop.
+    pub(crate) fn split(self) -> impl Iterator<Item = IndexedRoute> {
+        let hops = self.hops.clone();
+        hops.into_iter().map(move |hop| IndexedRoute { hops: vec![hop], ..self.clone() })
+    }
+
+    /// Of the first next hop; 0 if it leads nowhere.
+    pub(crate) fn index(&self) -> u32 {
+        self.hops.first().map_or(0, |h| h.index)
+    }
+
+    pub(crate) fn is_unicast(&self) -> bool {
+        self.kind == RouteKind::Unicast
+    }
+
+    /// `None` if a device has no name any more: it took its routes along.
+    pub(crate) fn named(self, mut name: impl FnMut(u32) -> Option<IfName>) -> Option<Route> {
+        let mut hops = Vec::new();
+        if self.is_unicast() {
+            for hop in &self.hops {
+                hops.push(NextHop { via: hop.via, dev: name(hop.index)?, onlink: hop.flags & RTNH_F_ONLINK != 0 });
+            }
+        } else {
+            hops.push(NextHop { via: None, dev: "lo".parse().expect("lo is a name"), onlink: false });
+        }
+        let mut hops = hops.into_iter();
+        let NextHop { via, dev, onlink } = hops.next()?;
+        let mut route = Route {
+            via,
+            onlink,
+            metric: self.metric,
+            source: self.source,
+            protocol: self.protocol,
+            table: self.table,
+            kind: self.kind,
+            mtu: self.mtu,
+            advmss: self.advmss,
+            more: hops.collect(),
+            ..Route::new(self.destination, dev)
+        };
+        // What the kernel was asked for without words is reported without.
+        route.scope = Some(self.scope).filter(|s| *s != fitting_scope(&route));
+        Some(route)
     }
 }
 
-/// The body of an RTM_NEWROUTE: nothing unless it is a unicast route.
-pub(crate) fn routes(body: &[u8]) -> Vec<IndexedRoute> {
-    parse_routes(body).unwrap_or_default()
-}
-
-fn parse_routes(body: &[u8]) -> Option<Vec<IndexedRoute>> {
+/// The body of an RTM_NEWROUTE: nothing for types nobody asks for, and for what is not in a table.
+pub(crate) fn route(body: &[u8]) -> Option<IndexedRoute> {
+    // linux/rtnetlink.h
+    const RTAX_MTU: u16 = 2;
+    const RTAX_ADVMSS: u16 = 8;
     let header = body.get(..RTMSG)?;
     let flags = u32_of(&header[8..])?;
+    let kind = RouteKind::of(header[7])?;
+    if flags & RTM_F_CLONED != 0 {
+        return None;
+    }
     let is_v4 = i32::from(header[0]) == libc::AF_INET;
     let mut table = u32::from(header[4]);
     let (mut destination, mut source, mut metric, mut hops) = (None, None, 0, None);
+    let (mut mtu, mut advmss) = (None, None);
     let mut hop = Hop { index: 0, via: None, flags };
     for (kind, value) in attributes(&body[RTMSG..]) {
         match kind {
@@ -196,31 +278,27 @@ fn parse_routes(body: &[u8]) -> Option<Vec<IndexedRoute>> {
             libc::RTA_PRIORITY => metric = u32_of(value)?,
             libc::RTA_PREFSRC => source = ip_of(value),
             libc::RTA_MULTIPATH => hops = Some(value),
+            libc::RTA_METRICS => {
+                let number = |wanted| attributes(value).find(|(k, _)| *k == wanted).and_then(|(_, v)| u32_of(v));
+                (mtu, advmss) = (number(RTAX_MTU), number(RTAX_ADVMSS));
+            }
             _ => hop.read(kind, value)?,
         }
     }
-    if header[7] != libc::RTN_UNICAST || flags & RTM_F_CLONED != 0 {
-        return None;
-    }
     let any: IpAddr = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let destination = Subnet::containing(destination.unwrap_or(any), header[1])?;
-    // The kernel's own metric is reported as none, so that a route reads as it was asked for.
-    let metric = Some(metric).filter(|m| *m != 0 && (is_v4 || *m != METRIC6));
-    let hops = hops.map_or_else(|| vec![hop], multipath);
-    Some(
-        hops.into_iter()
-            .map(|hop| IndexedRoute {
-                index: hop.index,
-                destination,
-                via: hop.via,
-                metric,
-                onlink: hop.flags & RTNH_F_ONLINK != 0,
-                source,
-                protocol: header[5],
-                table,
-            })
-            .collect(),
-    )
+    Some(IndexedRoute {
+        destination: Subnet::containing(destination.unwrap_or(any), header[1])?,
+        hops: hops.map_or_else(|| vec![hop], multipath),
+        // The kernel's own metric is reported as none, so that a route reads as it was asked for.
+        metric: Some(metric).filter(|m| *m != 0 && (is_v4 || *m != METRIC6)),
+        source,
+        protocol: header[5],
+        table,
+        kind,
+        scope: header[6],
+        mtu,
+        advmss,
+    })
 }
 
 /// The device of the body of an RTM_DELROUTE, 0 if it names none.
@@ -229,6 +307,7 @@ pub(crate) fn device_of_route(body: &[u8]) -> u32 {
     all.find(|(kind, _)| *kind == libc::RTA_OIF).and_then(|(_, value)| u32_of(value)).unwrap_or(0)
 }
 
+#[derive(Clone)]
 struct Hop {
     index: u32,
     via: Option<IpAddr>,

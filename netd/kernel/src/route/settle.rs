@@ -3,7 +3,7 @@
 use super::ack::Refusal;
 use super::encode::METRIC6;
 use crate::KernelError;
-use crate::links::{LinkOp, Route};
+use crate::links::{LinkOp, NextHop, Route, RouteKind};
 
 /// Ports of a Linux bridge: BR_MAX_PORTS is 1 << BR_PORT_BITS = 1024, and port number 0 is not given out.
 const BRIDGE_PORTS: u32 = 1023;
@@ -19,6 +19,11 @@ pub(crate) fn settle(op: &LinkOp, refusal: Refusal) -> Verdict {
         LinkOp::Delete(_) | LinkOp::DeleteGroup(_) | LinkOp::Retire(..) => refusal.errno == libc::ENODEV,
         LinkOp::DelAddress(..) => matches!(refusal.errno, libc::EADDRNOTAVAIL | libc::ENODEV),
         LinkOp::DelRoute(_) => matches!(refusal.errno, libc::ESRCH | libc::ENODEV),
+        LinkOp::DelPortVlan(_) => refusal.errno == libc::ENODEV,
+        LinkOp::DelQdisc(..) => matches!(refusal.errno, libc::ENOENT | libc::ENODEV),
+        // rule_exists (net/core/fib_rules.c): an equal one, of any priority if none was asked for.
+        LinkOp::AddRule(_) => refusal.errno == libc::EEXIST,
+        LinkOp::DelRule(_) => matches!(refusal.errno, libc::ENOENT | libc::EAFNOSUPPORT),
         // No IPv6 in the kernel or on the device: no address will be made.
         LinkOp::Quiet(_) => refusal.errno == libc::EAFNOSUPPORT,
         _ => false,
@@ -39,7 +44,9 @@ fn hint(op: &LinkOp, errno: i32) -> Option<String> {
             Some(format!("a Linux bridge takes {BRIDGE_PORTS} ports; use a second network for more endpoints"))
         }
         // addrconf.c: IPv6 addresses are refused with EACCES where the sysctl forbids them.
-        (LinkOp::AddAddress(dev, a) | LinkOp::MoveAddress(dev, a, _), libc::EACCES) if a.ip().is_ipv6() => {
+        (LinkOp::AddAddress(dev, a) | LinkOp::DetectAddress(dev, a) | LinkOp::MoveAddress(dev, a, _), libc::EACCES)
+            if a.ip().is_ipv6() =>
+        {
             Some(format!("IPv6 is switched off there: set net/ipv6/conf/{dev}/disable_ipv6 to 0"))
         }
         (LinkOp::AddRoute(r), libc::ENETUNREACH | libc::EHOSTUNREACH) if r.via.is_some() && !r.onlink => {
@@ -57,10 +64,19 @@ pub(crate) fn same_route(wanted: &Route, there: &Route) -> bool {
         None => METRIC6,
         Some(metric) => metric,
     };
+    let hops = |r: &Route| {
+        let first = NextHop { via: r.via, dev: r.dev.clone(), onlink: false };
+        let mut all = vec![first];
+        all.extend(r.more.iter().map(|h| NextHop { onlink: false, ..h.clone() }));
+        all.sort();
+        all
+    };
     wanted.destination == there.destination
-        && wanted.via == there.via
-        && wanted.dev == there.dev
+        && wanted.kind == there.kind
+        && (wanted.kind != RouteKind::Unicast || hops(wanted) == hops(there))
         && wanted.table == there.table
         && metric(wanted) == metric(there)
         && (wanted.source.is_none() || wanted.source == there.source)
+        && (wanted.mtu.is_none() || wanted.mtu == there.mtu)
+        && (wanted.advmss.is_none() || wanted.advmss == there.advmss)
 }

@@ -4,7 +4,10 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::links::{NewBridge, NewVeth};
+use crate::links::{
+    AddressGeneration, Admin, Devconf4, DeviceKind, Fwmark, IpvlanMode, MacvlanMode, NewBridge, NewDevice, NewTap,
+    NewVeth, NextHop, PortVlan, QdiscPlace, Queues, RouteKind, Snooping, Tbf, VlanTarget,
+};
 use crate::testing::root_or_skip;
 
 fn name(s: &str) -> IfName {
@@ -18,6 +21,8 @@ fn bridge(s: &str) -> LinkOp {
         mtu: None,
         mac: None,
         vlan_filtering: false,
+        ipv6: AddressGeneration::Off,
+        snooping: Snooping::Off,
     })
 }
 
@@ -28,6 +33,8 @@ fn veth(s: &str, master: Option<&str>, ns: Option<&Netns>) -> LinkOp {
         master: master.map(name),
         mtu: 1400,
         peer: name("eth0"),
+        mac: None,
+        ipv6: AddressGeneration::Off,
         peer_mac: "02:00:00:00:00:09".parse().unwrap(),
         netns: ns.cloned(),
     })
@@ -45,6 +52,11 @@ fn default_via(via: &str, dev: &str) -> RouteEntry {
         source: None,
         protocol: RouteEntry::OURS,
         table: RouteEntry::MAIN,
+        kind: RouteKind::Unicast,
+        scope: None,
+        mtu: None,
+        advmss: None,
+        more: Vec::new(),
     }
 }
 
@@ -207,7 +219,15 @@ fn a_taken_name_is_left_alone() {
     );
     assert_eq!(host.links().unwrap(), before);
     // An unfinished device is taken away again: this alias is longer than IFALIASZ.
-    let long = NewBridge { name: name("br1"), alias: "x".repeat(300), mtu: None, mac: None, vlan_filtering: false };
+    let long = NewBridge {
+        name: name("br1"),
+        alias: "x".repeat(300),
+        mtu: None,
+        mac: None,
+        vlan_filtering: false,
+        ipv6: AddressGeneration::Off,
+        snooping: Snooping::Off,
+    };
     let faults = host.batch(&[LinkOp::NewBridge(long)]).unwrap();
     assert_eq!(faults.len(), 1);
     assert_eq!(host.links().unwrap(), before);
@@ -221,7 +241,15 @@ fn a_taken_name_is_left_alone() {
 #[test]
 fn filtering_bridges_filter_or_are_refused() {
     let Some((mut host, ..)) = host_and_container() else { return };
-    let new = NewBridge { name: name("br0"), alias: "rnet:x".into(), mtu: Some(1400), mac: None, vlan_filtering: true };
+    let new = NewBridge {
+        name: name("br0"),
+        alias: "rnet:x".into(),
+        mtu: Some(1400),
+        mac: None,
+        vlan_filtering: true,
+        ipv6: AddressGeneration::Off,
+        snooping: Snooping::Off,
+    };
     let faults = host.batch(&[LinkOp::NewBridge(new)]).unwrap();
     match host.link(&name("br0")).unwrap() {
         Some(link) => assert_eq!((faults.len(), link.kind), (0, LinkKind::Bridge { vlan_filtering: true })),
@@ -233,7 +261,15 @@ fn filtering_bridges_filter_or_are_refused() {
 fn groups_go_together() {
     let Some((mut host, mut inside, ns)) = host_and_container() else { return };
     let mac = "02:00:00:00:00:01".parse().unwrap();
-    let br = NewBridge { name: name("br0"), alias: "rnet:x".into(), mtu: None, mac: Some(mac), vlan_filtering: false };
+    let br = NewBridge {
+        name: name("br0"),
+        alias: "rnet:x".into(),
+        mtu: None,
+        mac: Some(mac),
+        vlan_filtering: false,
+        ipv6: AddressGeneration::Off,
+        snooping: Snooping::Off,
+    };
     fine(&mut host, &[LinkOp::NewBridge(br)]);
     let pairs: Vec<_> = (0..20)
         .map(|i| match veth(&format!("rv{i}"), Some("br0"), Some(&ns)) {
@@ -392,4 +428,237 @@ fn cold_attach_figures() {
             median(asked)
         );
     }
+}
+
+/// What a command prints inside.
+fn said(route: &Route, program: &str, words: &str) -> String {
+    let words: Vec<_> = words.split(' ').collect();
+    let out = route.netns().run(|| std::process::Command::new(program).args(words).output()).unwrap().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn devices_are_born_where_they_belong() {
+    let Some((mut host, mut inside, ns)) = host_and_container() else { return };
+    fine(&mut host, &[veth("rv1", None, None)]);
+    let mac = "02:00:00:00:00:55".parse().unwrap();
+    let kind = DeviceKind::Macvlan { mode: MacvlanMode::Private, bc_queue_len: Some(2000) };
+    let new = NewDevice {
+        parent: Some(name("rv1")),
+        mac: Some(mac),
+        mtu: Some(1300),
+        netns: Some(ns),
+        admin: Admin::Up,
+        ..NewDevice::new(name("eth0"), kind)
+    };
+    fine(&mut host, &[LinkOp::NewDevice(new)]);
+    let there = inside.link(&name("eth0")).unwrap().unwrap();
+    let parent = host.link(&name("rv1")).unwrap().unwrap();
+    assert_eq!(there.kind, LinkKind::Macvlan { mode: MacvlanMode::Private });
+    assert_eq!((there.mac, there.mtu, there.up, there.parent), (Some(mac), 1300, true, Some(parent.index)));
+    assert!(there.parent_elsewhere);
+    assert_eq!(inside.link_by_index(there.index).unwrap().unwrap().name, there.name);
+    assert_eq!(inside.link_by_index(4000).unwrap(), None);
+    assert!(said(&inside, "ip", "-d link show eth0").contains("macvlan mode private bcqueuelen 2000"));
+    let ifb = NewDevice { alias: Some("x".into()), ..NewDevice::new(name("bwp0"), DeviceKind::Ifb) };
+    fine(&mut host, &[LinkOp::NewDevice(ifb)]);
+    let ifb = host.link(&name("bwp0")).unwrap().unwrap();
+    assert_eq!((ifb.kind, ifb.alias.as_deref()), (LinkKind::Ifb, Some("x")));
+    // What this kernel lacks is its own refusal and leaves nothing; what it has is read as it was asked for.
+    let kinds = [
+        (DeviceKind::Vlan { id: 5 }, LinkKind::Vlan { id: 5 }),
+        (DeviceKind::Ipvlan { mode: IpvlanMode::L3 }, LinkKind::Ipvlan { mode: IpvlanMode::L3 }),
+        (DeviceKind::Dummy, LinkKind::Dummy),
+        (DeviceKind::Vrf { table: 77 }, LinkKind::Vrf { table: 77 }),
+    ];
+    for (kind, expected) in kinds {
+        let parent = matches!(kind, DeviceKind::Vlan { .. } | DeviceKind::Ipvlan { .. }).then(|| name("bwp0"));
+        let new = NewDevice { parent, ..NewDevice::new(name("new0"), kind) };
+        let faults = host.batch(&[LinkOp::NewDevice(new)]).unwrap();
+        match host.link(&name("new0")).unwrap() {
+            Some(link) => assert_eq!(link.kind, expected),
+            None => assert_eq!(faults.first().map(|f| f.error.errno), Some(libc::EOPNOTSUPP)),
+        }
+        fine(&mut host, &[LinkOp::Delete(name("new0"))]);
+    }
+}
+
+#[test]
+fn taps_stay_and_take_no_name_that_is_there() {
+    let Some((mut host, ..)) = host_and_container() else { return };
+    let new = NewTap {
+        name: name("tap0"),
+        owner: Some(1000),
+        group: Some(1001),
+        queues: Queues::Several,
+        vnet_header: Switch::On,
+    };
+    fine(&mut host, &[LinkOp::NewTap(new.clone()), LinkOp::Mtu(name("tap0"), 1300), bridge("br0")]);
+    let tap = host.link(&name("tap0")).unwrap().unwrap();
+    assert_eq!((tap.kind, tap.mtu), (LinkKind::Tap, 1300));
+    let told = said(&host, "ip", "-d link show tap0");
+    for part in ["type tap", "vnet_hdr on", "persist on", "user 1000", "group 1001", "multi_queue"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let other = NewTap { name: name("br0"), ..new.clone() };
+    let faults = host.batch(&[LinkOp::NewTap(new), LinkOp::NewTap(other)]).unwrap();
+    assert_eq!(faults.iter().map(|f| f.error.errno).collect::<Vec<_>>(), [libc::EEXIST, libc::EEXIST]);
+}
+
+#[test]
+fn the_kernels_own_addresses_where_they_are_wanted() {
+    let Some((mut host, mut inside, ns)) = host_and_container() else { return };
+    let mac = "02:00:00:00:00:66".parse().unwrap();
+    let br = NewBridge { ipv6: AddressGeneration::Kernel, snooping: Snooping::Kernel, ..NewBridge::new(name("br0")) };
+    let pair = NewVeth {
+        ipv6: AddressGeneration::Kernel,
+        mac: Some(mac),
+        master: Some(name("br0")),
+        netns: Some(ns),
+        ..NewVeth::new(name("rv1"), name("eth0"), "02:00:00:00:00:09".parse().unwrap())
+    };
+    fine(&mut host, &[LinkOp::NewBridge(br), LinkOp::NewVeth(pair)]);
+    fine(&mut inside, &[LinkOp::Up(name("eth0"))]);
+    carrier(&mut host, "br0");
+    assert_eq!(host.link(&name("rv1")).unwrap().unwrap().mac, Some(mac));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let index = host.link(&name("br0")).unwrap().unwrap().index;
+    while host.addresses_of(index).unwrap().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "no link-local address");
+        std::thread::yield_now();
+    }
+    assert!(said(&host, "ip", "-d link show br0").contains("mcast_snooping 1"));
+}
+
+#[test]
+fn settings_moves_and_ports() {
+    let Some((mut host, mut inside, ns)) = host_and_container() else { return };
+    let rv1 = || name("rv1");
+    fine(&mut host, &[bridge("br0"), veth("rv1", Some("br0"), None)]);
+    let ops = [
+        LinkOp::Promisc(rv1(), Switch::On),
+        LinkOp::AllMulti(rv1(), Switch::On),
+        LinkOp::TxQueueLen(rv1(), 123),
+        LinkOp::Hairpin(rv1(), Switch::On),
+        LinkOp::Isolated(rv1(), true),
+        LinkOp::Devconf4(rv1(), Devconf4::ArpNotify, 1),
+        LinkOp::Devconf4(rv1(), Devconf4::RouteLocalnet, 1),
+    ];
+    fine(&mut host, &ops);
+    let link = host.link(&rv1()).unwrap().unwrap();
+    assert!(link.promisc && link.allmulti && !link.parent_elsewhere);
+    assert_eq!(link.tx_queue_len, 123);
+    let port = host.port(&rv1()).unwrap().unwrap();
+    assert!(port.hairpin && port.isolated);
+    assert_eq!((host.port(&name("br0")).unwrap(), host.port(&name("none")).unwrap()), (None, None));
+    for key in ["net.ipv4.conf.rv1.arp_notify", "net.ipv4.conf.rv1.route_localnet"] {
+        assert_eq!(said(&host, "sysctl", &format!("-n {key}")).trim(), "1", "{key}");
+    }
+    let faults = host.batch(&[LinkOp::VlanFiltering(name("br0"), Switch::On)]).unwrap();
+    let filters = host.link(&name("br0")).unwrap().unwrap().kind == LinkKind::Bridge { vlan_filtering: true };
+    assert_eq!(faults.first().map(|f| f.error.errno), (!filters).then_some(libc::EOPNOTSUPP));
+    let range = PortVlan { from: 10, to: 12, ..PortVlan::tagged(rv1(), 10) };
+    let own = PortVlan { target: VlanTarget::Bridge, ..PortVlan::tagged(name("br0"), 10) };
+    let faults = host.batch(&[LinkOp::PortVlan(range), LinkOp::PortVlan(own)]).unwrap();
+    let vids: Vec<_> = host.port_vlans(&rv1()).unwrap().iter().map(|v| v.vid).collect();
+    if filters {
+        assert_eq!((faults.len(), vids), (0, vec![1, 10, 11, 12]));
+    } else {
+        assert_eq!(faults.iter().map(|f| f.error.errno).collect::<Vec<_>>(), [libc::EOPNOTSUPP; 2]);
+        assert_eq!(vids, []);
+    }
+    let there = LinkOp::Move { name: rv1(), netns: ns, new_name: Some(name("net1")) };
+    fine(&mut host, &[LinkOp::Down(name("eth0")), LinkOp::Rename(name("eth0"), name("eth1")), there]);
+    assert!(host.link(&name("eth1")).unwrap().unwrap().parent_elsewhere);
+    assert!(inside.link(&name("net1")).unwrap().is_some());
+    assert_eq!(host.link(&rv1()).unwrap(), None);
+}
+
+#[test]
+fn routes_of_every_sort_and_rules() {
+    let Some((mut host, ..)) = host_and_container() else { return };
+    let up = [
+        veth("rv1", None, None),
+        LinkOp::Up(name("eth0")),
+        LinkOp::AddAddress(name("eth0"), "10.0.0.2/24".parse().unwrap()),
+        LinkOp::AddAddress(name("eth0"), "fd00::2/64".parse().unwrap()),
+    ];
+    fine(&mut host, &up);
+    carrier(&mut host, "eth0");
+    let hop = |via: &str| NextHop { via: Some(via.parse().unwrap()), dev: name("eth0"), onlink: false };
+    let to = |s: &str| RouteEntry { table: 1000, ..RouteEntry::new(s.parse().unwrap(), name("eth0")) };
+    let nowhere = |s: &str, kind| RouteEntry { kind, dev: name("lo"), ..to(s) };
+    let routes = [
+        RouteEntry { via: hop("10.0.0.3").via, more: vec![hop("10.0.0.4")], ..to("10.1.0.0/16") },
+        RouteEntry { via: hop("fd00::3").via, more: vec![hop("fd00::4")], ..to("fd01::/64") },
+        RouteEntry { mtu: Some(1400), advmss: Some(1360), scope: Some(254), ..to("10.2.0.0/16") },
+        nowhere("10.3.0.0/16", RouteKind::Blackhole),
+        nowhere("10.4.0.0/16", RouteKind::Unreachable),
+        nowhere("fd02::/64", RouteKind::Prohibit),
+    ];
+    let add: Vec<_> = routes.iter().cloned().map(LinkOp::AddRoute).collect();
+    fine(&mut host, &add);
+    fine(&mut host, &add);
+    let there = host.routes_of_table(1000).unwrap();
+    for route in &routes {
+        assert!(there.contains(route), "{route} is missing from {there:?}");
+    }
+    assert!(host.routes().unwrap().iter().all(|r| r.table == RouteEntry::MAIN));
+    let del: Vec<_> = routes.iter().cloned().map(LinkOp::DelRoute).collect();
+    fine(&mut host, &del);
+    fine(&mut host, &del);
+    assert_eq!(host.routes_of_table(1000).unwrap(), []);
+    let before = host.rules().unwrap();
+    let from = Rule { from: Some("10.0.0.2/32".parse().unwrap()), priority: Some(100), ..Rule::new(Family::V4, 1000) };
+    let mark = Some(Fwmark { mark: 1, mask: 0xff });
+    let six = Rule {
+        to: Some("fd00::/64".parse().unwrap()),
+        iif: Some(name("eth0")),
+        fwmark: mark,
+        ..Rule::new(Family::V6, 7)
+    };
+    let add = [LinkOp::AddRule(from.clone()), LinkOp::AddRule(six.clone())];
+    fine(&mut host, &add);
+    fine(&mut host, &add);
+    let there = host.rules().unwrap();
+    assert_eq!(there.len(), before.len() + 2);
+    assert!(there.contains(&from));
+    assert!(there.contains(&Rule { priority: Some(32765), ..six.clone() }), "{there:?}");
+    assert!(said(&host, "ip", "rule show").contains("100:\tfrom 10.0.0.2 lookup 1000"));
+    let del = [LinkOp::DelRule(from), LinkOp::DelRule(six)];
+    fine(&mut host, &del);
+    fine(&mut host, &del);
+    assert_eq!(host.rules().unwrap(), before);
+}
+
+#[test]
+fn traffic_is_shaped_as_tc_sees_it() {
+    let Some((mut host, ..)) = host_and_container() else { return };
+    let ifb = LinkOp::NewDevice(NewDevice::new(name("ifb7"), DeviceKind::Ifb));
+    fine(&mut host, &[veth("rv1", None, None), ifb]);
+    let tbf = |rate| Tbf { dev: name("rv1"), rate, burst: 10_000, latency_us: 25_000 };
+    let mirror = LinkOp::MirrorIngress { from: name("rv1"), to: name("ifb7") };
+    let all = [LinkOp::Tbf(tbf(1_000_000)), LinkOp::Ingress(name("rv1")), mirror];
+    fine(&mut host, &all);
+    fine(&mut host, &all);
+    let faults = host.batch(&[LinkOp::Tbf(tbf(2_000_000))]).unwrap();
+    assert_eq!(faults.first().map(|f| f.error.errno), Some(libc::EEXIST));
+    let there = host.qdiscs(&name("rv1")).unwrap();
+    assert_eq!(there.len(), 2, "{there:?}");
+    assert!(there.iter().any(|q| q.tbf.is_some_and(|t| t.is(&tbf(1_000_000)))));
+    let told = said(&host, "tc", "qdisc show dev rv1");
+    assert!(told.contains("rate 8Mbit burst 10000b lat 25ms"), "{told}");
+    let told = said(&host, "tc", "filter show dev rv1 ingress");
+    assert!(told.contains("match 00000000/00000000 at 0"), "{told}");
+    assert!(told.contains("mirred (Egress Redirect to device ifb7) stolen"), "{told}");
+    let to = host.link(&name("ifb7")).unwrap().unwrap().index;
+    assert_eq!(host.ingress_mirrors(&name("rv1")).unwrap(), [to]);
+    let del = [QdiscPlace::Root, QdiscPlace::Ingress].map(|place| LinkOp::DelQdisc(name("rv1"), place));
+    fine(&mut host, &del);
+    fine(&mut host, &del);
+    assert_eq!(host.qdiscs(&name("rv1")).unwrap(), []);
+    fine(&mut host, &[LinkOp::Tbf(tbf(5_000_000_000))]);
+    let there = host.qdiscs(&name("rv1")).unwrap();
+    assert_eq!(there[0].tbf.map(|t| t.rate), Some(5_000_000_000));
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rnet_kernel::{LinkOp, Links as _, Netns, NewBridge, NewVeth, Route, RouteEntry};
+use rnet_kernel::{
+    AddressGeneration, LinkOp, Links as _, Netns, NewBridge, NewVeth, Route, RouteEntry, RouteKind, Snooping,
+};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 
 use crate::bed::Container;
@@ -32,6 +34,8 @@ pub(crate) fn measure(containers: &[Container]) -> anyhow::Result<Floor> {
             mtu: Some(1500),
             mac: None,
             vlan_filtering: false,
+            ipv6: AddressGeneration::Off,
+            snooping: Snooping::Off,
         })],
     )?;
     let mut floor = Floor::default();
@@ -51,6 +55,11 @@ pub(crate) fn measure(containers: &[Container]) -> anyhow::Result<Floor> {
             source: None,
             protocol: RouteEntry::OURS,
             table: RouteEntry::MAIN,
+            kind: RouteKind::Unicast,
+            scope: None,
+            mtu: None,
+            advmss: None,
+            more: Vec::new(),
         };
         let birth = [LinkOp::NewVeth(NewVeth {
             name: name.clone(),
@@ -58,6 +67,8 @@ pub(crate) fn measure(containers: &[Container]) -> anyhow::Result<Floor> {
             master: Some(bridge.clone()),
             mtu: 1500,
             peer: eth0.clone(),
+            mac: None,
+            ipv6: AddressGeneration::Off,
             peer_mac: MacAddr::local(u64::try_from(n)?),
             netns: Some(container.netns.clone()),
         })];

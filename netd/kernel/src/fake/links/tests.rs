@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::fake::netns;
-use crate::links::{LinkKind, NewBridge, NewVeth};
+use crate::links::{AddressGeneration, LinkKind, NewBridge, NewVeth, Snooping};
 use crate::testing::root_or_skip;
 
 fn name(s: &str) -> IfName {
@@ -17,6 +17,8 @@ fn veth(s: &str, peer: &str, master: Option<&str>, ns: &Netns) -> LinkOp {
         master: master.map(name),
         mtu: 1400,
         peer: name(peer),
+        mac: None,
+        ipv6: AddressGeneration::Off,
         peer_mac: "02:00:00:00:00:09".parse().unwrap(),
         netns: Some(ns.clone()),
     })
@@ -24,7 +26,15 @@ fn veth(s: &str, peer: &str, master: Option<&str>, ns: &Netns) -> LinkOp {
 
 fn bridge(s: &str) -> LinkOp {
     let mac = Some("02:00:00:00:00:01".parse().unwrap());
-    LinkOp::NewBridge(NewBridge { name: name(s), alias: "rnet:n".into(), mtu: None, mac, vlan_filtering: false })
+    LinkOp::NewBridge(NewBridge {
+        name: name(s),
+        alias: "rnet:n".into(),
+        mtu: None,
+        mac,
+        vlan_filtering: false,
+        ipv6: AddressGeneration::Off,
+        snooping: Snooping::Off,
+    })
 }
 
 fn route(destination: &str, via: Option<&str>, metric: Option<u32>) -> Route {
@@ -37,6 +47,11 @@ fn route(destination: &str, via: Option<&str>, metric: Option<u32>) -> Route {
         source: None,
         protocol: Route::OURS,
         table: Route::MAIN,
+        kind: RouteKind::Unicast,
+        scope: None,
+        mtu: None,
+        advmss: None,
+        more: Vec::new(),
     }
 }
 

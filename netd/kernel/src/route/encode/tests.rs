@@ -4,7 +4,13 @@
 
 use netlink_packet_route::route::RouteHeader;
 
+use rnet_model::Subnet;
+
 use super::*;
+use crate::links::{
+    Admin, Devconf4, DeviceKind, Family, Fwmark, IpvlanMode, MacvlanMode, NewDevice, NextHop, PortVlan, QdiscPlace,
+    Rule, Switch, Tbf, VlanTarget,
+};
 
 struct Known;
 
@@ -40,8 +46,9 @@ fn hex(request: Request, body: usize) -> String {
 
 fn encoded(op: &LinkOp) -> String {
     let body = match op {
-        LinkOp::AddAddress(..) | LinkOp::MoveAddress(..) | LinkOp::DelAddress(..) => 8,
-        LinkOp::AddRoute(_) | LinkOp::DelRoute(_) => 12,
+        LinkOp::AddAddress(..) | LinkOp::DetectAddress(..) | LinkOp::MoveAddress(..) | LinkOp::DelAddress(..) => 8,
+        LinkOp::AddRoute(_) | LinkOp::DelRoute(_) | LinkOp::AddRule(_) | LinkOp::DelRule(_) => 12,
+        LinkOp::Tbf(_) | LinkOp::Ingress(_) | LinkOp::MirrorIngress { .. } | LinkOp::DelQdisc(..) => 20,
         _ => 16,
     };
     hex(operation(op, &mut Known).unwrap(), body)
@@ -57,6 +64,11 @@ fn route(destination: &str, via: Option<&str>) -> Route {
         source: None,
         protocol: Route::OURS,
         table: Route::MAIN,
+        kind: RouteKind::Unicast,
+        scope: None,
+        mtu: None,
+        advmss: None,
+        more: Vec::new(),
     }
 }
 
@@ -65,14 +77,23 @@ fn operations() -> Vec<LinkOp> {
     let address = |a: &str| a.parse::<IfAddr>().unwrap();
     let mac: MacAddr = "02:00:00:00:00:09".parse().unwrap();
     let gateway = route("10.1.0.0/16", Some("10.0.0.1"));
-    let bridge =
-        NewBridge { name: name("br0"), alias: "rnet:n".into(), mtu: Some(1400), mac: Some(mac), vlan_filtering: true };
+    let bridge = NewBridge {
+        name: name("br0"),
+        alias: "rnet:n".into(),
+        mtu: Some(1400),
+        mac: Some(mac),
+        vlan_filtering: true,
+        ipv6: AddressGeneration::Off,
+        snooping: Snooping::Off,
+    };
     let veth = NewVeth {
         name: name("rv1"),
         alias: "rnet:e".into(),
         master: Some(name("br0")),
         mtu: 1400,
         peer: eth0(),
+        mac: None,
+        ipv6: AddressGeneration::Off,
         peer_mac: mac,
         netns: None,
     };
@@ -106,10 +127,79 @@ fn operations() -> Vec<LinkOp> {
     ]
 }
 
+/// What the plugins need beyond what netd does.
+fn plugin_operations() -> Vec<LinkOp> {
+    let eth0 = || name("eth0");
+    let subnet = |s: &str| s.parse::<Subnet>().unwrap();
+    let mac: MacAddr = "02:00:00:00:00:09".parse().unwrap();
+    let device = |kind| NewDevice { parent: Some(eth0()), ..NewDevice::new(name("new0"), kind) };
+    let macvlan = DeviceKind::Macvlan { mode: MacvlanMode::Bridge, bc_queue_len: Some(2000) };
+    let plain = |kind| LinkOp::NewDevice(NewDevice::new(name("new0"), kind));
+    let bridge =
+        NewBridge { ipv6: AddressGeneration::Kernel, snooping: Snooping::Kernel, ..NewBridge::new(name("br0")) };
+    let veth = NewVeth { ipv6: AddressGeneration::Kernel, mac: Some(mac), ..NewVeth::new(name("rv1"), eth0(), mac) };
+    let hop = |via: &str| NextHop { via: Some(via.parse().unwrap()), dev: eth0(), onlink: false };
+    let several = Route { more: vec![hop("10.0.0.3")], ..route("10.1.0.0/16", Some("10.0.0.1")) };
+    let sized =
+        Route { mtu: Some(1400), advmss: Some(1360), table: 1000, scope: Some(254), ..route("10.1.0.0/16", None) };
+    let rule = Rule { from: Some(subnet("10.0.0.2/32")), priority: Some(100), ..Rule::new(Family::V4, 100) };
+    let six = Rule {
+        to: Some(subnet("fd00::/64")),
+        iif: Some(eth0()),
+        oif: Some(name("br0")),
+        fwmark: Some(Fwmark { mark: 1, mask: 0xff }),
+        ..Rule::new(Family::V6, 1000)
+    };
+    let range = PortVlan { from: 10, to: 20, ..PortVlan::tagged(eth0(), 1) };
+    let own = PortVlan { target: VlanTarget::Bridge, ..PortVlan::tagged(name("br0"), 5) };
+    let tbf = |rate| LinkOp::Tbf(Tbf { dev: eth0(), rate, burst: 10_000, latency_us: 25_000 });
+    vec![
+        LinkOp::NewDevice(NewDevice {
+            mtu: Some(1400),
+            mac: Some(mac),
+            master: Some(name("br0")),
+            alias: Some("x".into()),
+            admin: Admin::Up,
+            ..device(macvlan)
+        }),
+        LinkOp::NewDevice(device(DeviceKind::Ipvlan { mode: IpvlanMode::L3s })),
+        LinkOp::NewDevice(device(DeviceKind::Vlan { id: 100 })),
+        plain(DeviceKind::Dummy),
+        plain(DeviceKind::Vrf { table: 100 }),
+        plain(DeviceKind::Ifb),
+        LinkOp::NewBridge(bridge),
+        LinkOp::NewVeth(veth),
+        LinkOp::Rename(eth0(), name("eth1")),
+        LinkOp::Promisc(eth0(), Switch::On),
+        LinkOp::AllMulti(eth0(), Switch::Off),
+        LinkOp::TxQueueLen(eth0(), 500),
+        LinkOp::Hairpin(eth0(), Switch::On),
+        LinkOp::VlanFiltering(name("br0"), Switch::On),
+        LinkOp::PortVlan(PortVlan::access(eth0(), 5)),
+        LinkOp::PortVlan(range.clone()),
+        LinkOp::DelPortVlan(range),
+        LinkOp::PortVlan(own),
+        LinkOp::Devconf4(eth0(), Devconf4::ArpNotify, 1),
+        LinkOp::DetectAddress(eth0(), "fd00::2/64".parse().unwrap()),
+        LinkOp::AddRoute(several),
+        LinkOp::AddRoute(sized),
+        LinkOp::AddRoute(Route { kind: RouteKind::Blackhole, ..route("10.1.0.0/16", None) }),
+        LinkOp::AddRule(rule.clone()),
+        LinkOp::DelRule(rule),
+        LinkOp::AddRule(six),
+        tbf(1_000_000),
+        tbf(5_000_000_000),
+        LinkOp::Ingress(eth0()),
+        LinkOp::MirrorIngress { from: eth0(), to: name("br0") },
+        LinkOp::DelQdisc(eth0(), QdiscPlace::Root),
+        LinkOp::DelQdisc(eth0(), QdiscPlace::Ingress),
+    ]
+}
+
 #[test]
 fn messages_byte_for_byte() {
     let mut lines = Vec::new();
-    for op in operations() {
+    for op in operations().into_iter().chain(plugin_operations()) {
         lines.push(format!("{op}\n  {}", encoded(&op)));
         for message in finish(&op) {
             let (request, otherwise) = match message {
@@ -139,6 +229,8 @@ fn the_other_end_goes_to_its_namespace_by_descriptor() {
         master: None,
         mtu: 1500,
         peer: name("eth0"),
+        mac: None,
+        ipv6: AddressGeneration::Off,
         peer_mac: "02:00:00:00:00:09".parse().unwrap(),
         netns: Some(ns),
     };
