@@ -22,6 +22,7 @@ mod testing;
 pub use error::KernelError;
 pub use events::{Event, Monitor};
 pub use filter::rules;
+pub use filter::rules::NfTables;
 pub use filter::{Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Nft};
 pub use links::{
     Address, AddressGeneration, Admin, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,

@@ -157,11 +157,20 @@ impl NftSocket {
 
     /// Reads all elements of a set; repeats when the ruleset changed meanwhile or answers were lost.
     pub(super) fn dump(&mut self, table: &str, set: &str) -> Result<Vec<Element>, Refusal> {
+        self.dump_with(|request| request.dump(table, set), |message, all| all.extend(message.elements()))
+    }
+
+    /// Makes any dump in the same way: `ask` builds the request, `read` takes an answer apart.
+    pub(super) fn dump_with<T>(
+        &mut self,
+        ask: impl Fn(&mut Messages),
+        read: impl Fn(Message<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Refusal> {
         for _ in 0..DUMP_TRIES {
             let mut request = self.messages();
-            request.dump(table, set);
+            ask(&mut request);
             let seq = self.send(&request)?;
-            match self.collect(seq) {
+            match self.collect(seq, &read) {
                 Ok(Some(dumped)) => return Ok(dumped),
                 Ok(None) => {}
                 Err(Refusal::Socket(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
@@ -172,8 +181,8 @@ impl NftSocket {
     }
 
     /// Answers of one dump; `None` when they do not belong to one generation.
-    fn collect(&mut self, seq: u32) -> Result<Option<Vec<Element>>, Refusal> {
-        let mut elements = Vec::new();
+    fn collect<T>(&mut self, seq: u32, read: &impl Fn(Message<'_>, &mut Vec<T>)) -> Result<Option<Vec<T>>, Refusal> {
+        let mut all = Vec::new();
         let mut settled = true;
         loop {
             self.receive(0)?;
@@ -185,9 +194,28 @@ impl NftSocket {
                         if verdict.errno != 0 && verdict.errno != libc::EINTR {
                             return Err(Refusal::Kernel(verdict));
                         }
-                        return Ok((settled && verdict.errno == 0).then_some(elements));
+                        return Ok((settled && verdict.errno == 0).then_some(all));
                     }
-                    _ => elements.extend(message.elements()),
+                    _ => read(message, &mut all),
+                }
+            }
+        }
+    }
+
+    /// Whether the first datagram of a dump has an answer that `wanted` knows. The dump is left where it is: the
+    /// socket must not be used again.
+    pub(super) fn peek(mut self, request: &Messages, wanted: impl Fn(Message<'_>) -> bool) -> Result<bool, Refusal> {
+        let seq = self.send(request)?;
+        loop {
+            self.receive(0)?;
+            for message in wire::messages(&self.buffer).filter(|m| m.seq == seq) {
+                match message.kind {
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        let verdict = message.verdict();
+                        return if verdict.errno == 0 { Ok(false) } else { Err(Refusal::Kernel(verdict)) };
+                    }
+                    _ if wanted(message) => return Ok(true),
+                    _ => {}
                 }
             }
         }

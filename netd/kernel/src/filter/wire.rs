@@ -10,10 +10,11 @@ const BATCH_END: u16 = 0x11;
 /// `NFPROTO_INET`.
 const INET: u8 = 1;
 
-const NLM_F_REQUEST: u16 = 0x01;
+pub(super) const NLM_F_REQUEST: u16 = 0x01;
 const NLM_F_ACK: u16 = 0x04;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 /// Set in a reply of a dump that the ruleset changed under.
@@ -23,21 +24,29 @@ pub(super) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 
 /// `NFT_SET_ELEM_INTERVAL_END`: the key is the first one behind an interval.
-const ELEM_INTERVAL_END: u32 = 1;
+pub(super) const ELEM_INTERVAL_END: u32 = 1;
 const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const HEADER: usize = 16;
 /// A nested attribute has a 16 bit length, so long element lists are cut into several messages of one transaction.
-const LIST_LIMIT: usize = 60_000;
+pub(super) const LIST_LIMIT: usize = 60_000;
 
 /// What a message asks for (`enum nf_tables_msg_types`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Verb {
+    NewTable = 0,
     GetTable = 1,
     DelTable = 2,
+    NewChain = 3,
     GetChain = 4,
+    DelChain = 5,
+    NewRule = 6,
+    GetRule = 7,
+    DelRule = 8,
+    NewSet = 9,
     GetSet = 10,
+    DelSet = 11,
     NewSetElem = 12,
     GetSetElem = 13,
     DelSetElem = 14,
@@ -180,6 +189,20 @@ impl Messages {
         self.close_nest(item);
     }
 
+    /// Starts a message of nf_tables about a table of any family; [`Messages::close`] ends it.
+    pub(super) fn about(&mut self, verb: Verb, flags: u16, family: u8, table: &str) -> usize {
+        let at = self.open(SUBSYS | verb as u16, NLM_F_REQUEST | flags, family, 0);
+        if !table.is_empty() {
+            self.string(1, table);
+        }
+        at
+    }
+
+    /// A big endian number.
+    pub(super) fn number(&mut self, kind: u16, value: u32) {
+        self.attr(kind, &value.to_be_bytes());
+    }
+
     /// Sequence number of the next message.
     pub(super) fn next_seq(&self) -> u32 {
         self.next
@@ -204,12 +227,12 @@ impl Messages {
         at
     }
 
-    fn close(&mut self, at: usize) {
+    pub(super) fn close(&mut self, at: usize) {
         let len = u32::try_from(self.bytes.len() - at).expect("an element list is cut at 60 kB");
         self.bytes[at..at + 4].copy_from_slice(&len.to_ne_bytes());
     }
 
-    fn string(&mut self, kind: u16, value: &str) {
+    pub(super) fn string(&mut self, kind: u16, value: &str) {
         let len = u16::try_from(value.len() + 5).expect("names in a table have at most 255 bytes");
         self.bytes.extend_from_slice(&len.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -218,7 +241,7 @@ impl Messages {
         self.pad();
     }
 
-    fn attr(&mut self, kind: u16, value: &[u8]) {
+    pub(super) fn attr(&mut self, kind: u16, value: &[u8]) {
         let len = u16::try_from(value.len() + 4).expect("the longest value is a key of 32 bytes");
         self.bytes.extend_from_slice(&len.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -226,14 +249,14 @@ impl Messages {
         self.pad();
     }
 
-    fn nest(&mut self, kind: u16) -> usize {
+    pub(super) fn nest(&mut self, kind: u16) -> usize {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
         at
     }
 
-    fn close_nest(&mut self, at: usize) {
+    pub(super) fn close_nest(&mut self, at: usize) {
         let len = u16::try_from(self.bytes.len() - at).expect("an element list is cut at 60 kB");
         self.bytes[at..at + 2].copy_from_slice(&len.to_ne_bytes());
     }
@@ -309,7 +332,7 @@ impl<'a> Message<'a> {
     }
 }
 
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let len = usize::from(u16_ne(rest, 0)?);
@@ -325,7 +348,7 @@ pub(super) fn u32_be(value: &[u8]) -> Option<u32> {
     value.get(..4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
-fn c_string(value: &[u8]) -> String {
+pub(super) fn c_string(value: &[u8]) -> String {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
