@@ -4,9 +4,7 @@
 
 use std::net::IpAddr;
 
-use rnet_kernel::{
-    AddressGeneration, LinkKind, LinkOp, LinkState, Netns, NewBridge, NewVeth, RouteEntry, Snooping,
-};
+use rnet_kernel::{AddressGeneration, LinkKind, LinkOp, LinkState, Netns, NewBridge, NewVeth, RouteEntry, Snooping};
 use rnet_model::{EndpointId, IfAddr, IfName, Kind, MacAddr, RouteSpec, Subnet};
 use rnet_plan::{Action, Place, Plan};
 

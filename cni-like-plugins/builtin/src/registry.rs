@@ -3,10 +3,10 @@
 use rnet_plugin_protocol::{Error, Plugin, Request};
 use serde_json::Map;
 
-use crate::{host_local, loopback, static_ipam};
+use crate::{host_local, loopback, static_ipam, tuning};
 
 /// Every `type` this crate has, as the reference plugins are called.
-pub const NAMES: [&str; 3] = ["host-local", "loopback", "static"];
+pub const NAMES: [&str; 4] = ["host-local", "loopback", "static", "tuning"];
 
 /// The plugin of a `type` with the configuration of a request; `None` when this crate has no such one.
 ///
@@ -19,6 +19,7 @@ pub fn configure(kind: &str, request: &Request) -> Result<Option<Box<dyn Plugin>
         "host-local" => Box::new(host_local::HostLocal::new(request, ipam)?),
         "loopback" => Box::new(loopback::Loopback),
         "static" => Box::new(static_ipam::Static::new(ipam)?),
+        "tuning" => Box::new(tuning::Tuning::new(request)?),
         _ => return Ok(None),
     }))
 }
