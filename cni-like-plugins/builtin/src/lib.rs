@@ -1,5 +1,6 @@
 //! The built-in plugins: each turns what is wanted and what is there into a plan.
 
+pub mod bandwidth;
 #[allow(dead_code)]
 mod chained;
 #[allow(dead_code)]
@@ -8,6 +9,7 @@ pub mod host_local;
 pub mod loopback;
 pub mod port;
 mod registry;
+pub mod sbr;
 pub mod static_ipam;
 mod surfaces;
 #[allow(dead_code)]
@@ -15,6 +17,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 pub mod tuning;
+pub mod vrf;
 
 pub use registry::{NAMES, configure};
 pub use surfaces::Kernel;
