@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use rnet_kernel::{LinkOp, LinkState, Netns, RouteEntry};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
-use rnet_plan::{Action, Place};
+use rnet_plan::{Action, Place, Plan};
 use rnet_plugin_protocol::{Call, CniResult, Error, IpConfig, Route, View, gateway_of};
 
 /// RTPROT_BOOT of linux/rtnetlink.h, which ip(8) and the reference plugins give their routes.
@@ -93,12 +93,36 @@ pub(crate) fn route_entry(dev: &IfName, route: &Route, via: Option<IpAddr>) -> R
     }
 }
 
-/// Addresses of a result.
+/// Addresses of a result, for IPv6 with or without duplicate detection.
 ///
 /// # Errors
 /// Code 7 for one that no interface can have.
-pub(crate) fn addresses(dev: &IfName, ips: &[IpConfig]) -> Result<Vec<LinkOp>, Error> {
-    ips.iter().map(|ip| Ok(LinkOp::AddAddress(dev.clone(), if_addr(&ip.address)?))).collect()
+pub(crate) fn addresses(dev: &IfName, ips: &[IpConfig], detect: bool) -> Result<Vec<LinkOp>, Error> {
+    let add = if detect { LinkOp::DetectAddress } else { LinkOp::AddAddress };
+    ips.iter().map(|ip| Ok(add(dev.clone(), if_addr(&ip.address)?))).collect()
+}
+
+/// The default route of a family, without a next hop.
+pub(crate) fn default_route(v6: bool) -> Route {
+    let dst = if v6 { "::/0" } else { "0.0.0.0/0" };
+    Route::new(dst.parse().expect("a prefix"), None)
+}
+
+/// Lets the host forward packets of the families of these addresses. It is the host's own setting and stays.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn forward(view: &mut View<'_>, ips: impl Iterator<Item = IpAddr>, plan: &mut Plan) -> Result<(), Error> {
+    let mut keys: Vec<&str> =
+        ips.map(|ip| if ip.is_ipv4() { "net/ipv4/ip_forward" } else { "net/ipv6/conf/all/forwarding" }).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        if view.sysctl(&Place::Host, key)?.is_some_and(|value| value != "1") {
+            plan.step("cni.forward", Action::Sysctl { place: Place::Host, key: key.into(), value: "1".into() });
+        }
+    }
+    Ok(())
 }
 
 /// Routes of a result. A route without a next hop of its own takes the gateway of its family.

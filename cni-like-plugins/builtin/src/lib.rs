@@ -1,7 +1,7 @@
 //! The built-in plugins: each turns what is wanted and what is there into a plan.
 
 pub mod bandwidth;
-#[allow(dead_code)]
+pub mod bridge;
 mod chained;
 #[allow(dead_code)]
 mod common;
@@ -10,6 +10,7 @@ pub mod loopback;
 pub mod port;
 mod registry;
 pub mod sbr;
+mod spoof;
 pub mod static_ipam;
 mod surfaces;
 #[allow(dead_code)]

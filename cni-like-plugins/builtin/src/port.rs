@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use rnet_kernel::{AddressGeneration, LinkKind, LinkOp, LinkState, Netns, NewBridge, NewVeth, RouteEntry, Snooping};
+use rnet_kernel::{LinkKind, LinkOp, LinkState, Netns, NewBridge, NewVeth, RouteEntry};
 use rnet_model::{EndpointId, IfAddr, IfName, Kind, MacAddr, RouteSpec, Subnet};
 use rnet_plan::{Action, Place, Plan};
 
@@ -82,13 +82,9 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
     let mut plan = Plan::default();
     if master.is_none() {
         let bridge = NewBridge {
-            name: wanted.master.clone(),
             alias: wanted.master_alias.clone(),
             mtu: Some(port_mtu),
-            mac: None,
-            vlan_filtering: false,
-            ipv6: AddressGeneration::Off,
-            snooping: Snooping::Off,
+            ..NewBridge::new(wanted.master.clone())
         };
         plan.undoable(
             "attach.bridge",
@@ -97,15 +93,11 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
         );
     }
     let veth = NewVeth {
-        name: wanted.host_ifname.clone(),
         alias: wanted.alias.clone(),
-        mac: None,
-        ipv6: AddressGeneration::Off,
         master: Some(wanted.master.clone()),
         mtu: port_mtu,
-        peer: wanted.ifname.clone(),
-        peer_mac: wanted.mac,
         netns: Some(wanted.netns.clone()),
+        ..NewVeth::new(wanted.host_ifname.clone(), wanted.ifname.clone(), wanted.mac)
     };
     plan.undoable(
         "attach.veth",

@@ -3,10 +3,10 @@
 use rnet_plugin_protocol::{Error, Plugin, Request};
 use serde_json::Map;
 
-use crate::{bandwidth, host_local, loopback, sbr, static_ipam, tuning, vrf};
+use crate::{bandwidth, bridge, host_local, loopback, sbr, static_ipam, tuning, vrf};
 
 /// Every `type` this crate has, as the reference plugins are called.
-pub const NAMES: [&str; 7] = ["bandwidth", "host-local", "loopback", "sbr", "static", "tuning", "vrf"];
+pub const NAMES: [&str; 8] = ["bandwidth", "bridge", "host-local", "loopback", "sbr", "static", "tuning", "vrf"];
 
 /// The plugin of a `type` with the configuration of a request; `None` when this crate has no such one.
 ///
@@ -17,6 +17,7 @@ pub fn configure(kind: &str, request: &Request) -> Result<Option<Box<dyn Plugin>
     let ipam = request.ipam.as_ref().unwrap_or(&none);
     Ok(Some(match kind {
         "bandwidth" => Box::new(bandwidth::Bandwidth::new(request)?),
+        "bridge" => Box::new(bridge::Bridge::new(request)?),
         "host-local" => Box::new(host_local::HostLocal::new(request, ipam)?),
         "loopback" => Box::new(loopback::Loopback),
         "sbr" => Box::new(sbr::Sbr::new(request)?),

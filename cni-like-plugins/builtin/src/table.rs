@@ -13,7 +13,8 @@ use rnet_kernel::rules::{
     NatKind, NatTo, NfTables, Place, Ports, Rule, Selector, Set, Table, Test, Verdict,
 };
 use rnet_model::Subnet;
-use rnet_plugin_protocol::AttachmentId;
+use rnet_plan::{Action, Plan};
+use rnet_plugin_protocol::{AttachmentId, Error, IpConfig};
 use sha2::{Digest, Sha256};
 
 use crate::common::subnet;
@@ -299,7 +300,64 @@ pub(crate) fn take(
     Ok(())
 }
 
-/// Removes every element of a network that belongs to none of the valid attachments, from these sets.
+/// The sets of [`hide`].
+pub(crate) fn hiding_sets() -> Vec<Set> {
+    Ipv::BOTH.map(Ipv::masquerade).to_vec()
+}
+
+/// Plans a change of elements, and the removal of the table if nothing is left in it.
+pub(crate) fn remove(changes: Changes, plan: &mut Plan) {
+    if !changes.is_empty() {
+        plan.step("cni.table", Action::Tables(changes));
+        // The subnets of networks stay until nothing else is there: they only ever spare traffic.
+        let used = Ipv::BOTH.into_iter().flat_map(|v| v.sets().into_iter().filter(move |s| s.name != v.own().name));
+        plan.step("cni.table", Action::RemoveUnused(table(), used.collect()));
+    }
+}
+
+/// Plans the removal of what [`hide`] added.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn show(tables: &mut NfTables, ips: &[IpAddr], owner: &str, plan: &mut Plan) -> Result<(), KernelError> {
+    let mut changes = Changes::new();
+    for v in Ipv::BOTH {
+        let keys = ips.iter().filter(|ip| Ipv::of(**ip) == v).map(|ip| vec![Field::from(*ip)]);
+        take(tables, &mut changes, &v.masquerade(), keys, owner)?;
+    }
+    if ips.is_empty() && tables.table_exists(&table())? {
+        // Nobody knows the addresses any more.
+        for set in hiding_sets() {
+            let mine = |e: &Element| e.comment.as_deref() == Some(owner);
+            let elements: Vec<Element> = tables.elements(&table(), &set)?.into_iter().filter(mine).collect();
+            if !elements.is_empty() {
+                changes.destroy_elements(&table(), &set, elements);
+            }
+        }
+    }
+    remove(changes, plan);
+    Ok(())
+}
+
+/// Every address is still in its set.
+///
+/// # Errors
+/// The first that is not.
+pub(crate) fn check_hidden(tables: &mut NfTables, ips: &[IpConfig], owner: &str) -> Result<(), Error> {
+    let table = table();
+    let there = tables.table_exists(&table)?;
+    for ip in ips {
+        let address = ip.address.ip();
+        let set = Ipv::of(address).masquerade();
+        let found = if there { tables.get_element(&table, &set, &[Field::from(address)])? } else { None };
+        if found.and_then(|e| e.comment).as_deref() != Some(owner) {
+            return Err(Error::internal(format!("masquerading of {address} is gone")));
+        }
+    }
+    Ok(())
+}
+
+/// Plans the removal of every element of a network that belongs to none of the valid attachments, from these sets.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -308,11 +366,12 @@ pub(crate) fn sweep(
     sets: &[Set],
     network: &str,
     valid: &[AttachmentId],
-) -> Result<Changes, KernelError> {
+    plan: &mut Plan,
+) -> Result<(), KernelError> {
     let table = table();
     let mut changes = Changes::new();
     if !tables.table_exists(&table)? {
-        return Ok(changes);
+        return Ok(());
     }
     for set in sets {
         let stale = |e: &Element| e.comment.as_deref().is_some_and(|c| is_stale(c, network, valid));
@@ -321,5 +380,6 @@ pub(crate) fn sweep(
             changes.destroy_elements(&table, set, elements);
         }
     }
-    Ok(changes)
+    remove(changes, plan);
+    Ok(())
 }

@@ -187,11 +187,16 @@ impl Netns {
         }
     }
 
-    /// Runs `f` inside the namespace, on a thread that ends with it. A panic of `f` goes on in the caller.
+    /// Runs `f` inside the namespace: on a thread that ends with it, or right here if the calling thread is inside. A
+    /// panic of `f` goes on in the caller.
     ///
     /// # Errors
     /// When no thread can be made or the namespace may not be entered.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
+        let here = std::fs::metadata(OWN).is_ok_and(|m| NetnsId { dev: m.dev(), ino: m.ino() } == self.id);
+        if here {
+            return Ok(f());
+        }
         on_dying_thread("enter network namespace", || {
             nix::sched::setns(&self.fd, CloneFlags::CLONE_NEWNET)
                 .map_err(|e| KernelError::os(format!("enter {self}"), e as i32))?;

@@ -105,7 +105,7 @@ impl Action {
             Action::Sysctl { place, key, value } => {
                 vec![format!("{}sysctl {}={value}", place.prefix(), key.replace('/', "."))]
             }
-            Action::Tables(changes) => changes.list().iter().map(|change| format!("nft {change:?}")).collect(),
+            Action::Tables(changes) => changes.to_string().lines().map(|line| format!("nft {line}")).collect(),
             Action::RemoveUnused(table, _) => vec![format!("nft delete table {}, unless it is used", table.name)],
             Action::File { path, contents: Some(_) } => vec![format!("write {}", path.display())],
             Action::File { path, contents: None } => vec![format!("remove {}", path.display())],

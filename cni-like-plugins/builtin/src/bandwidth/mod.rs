@@ -141,10 +141,7 @@ impl Plugin for Bandwidth {
         }
         let outer = host_end(call, view)?;
         let dev = || outer.name.clone();
-        if let Some(limit) = self.ingress {
-            let undo = vec![host(vec![LinkOp::DelQdisc(dev(), QdiscPlace::Root)])];
-            plan.undoable("cni.bandwidth.ingress", host(vec![LinkOp::Tbf(limit.on(&outer.name))]), undo);
-        }
+        // The device first: a second ADD fails there, before it touches what the first made.
         if let Some(limit) = self.egress {
             let ifb = self.ifb(&call.env.container);
             let mac = random_mac();
@@ -166,6 +163,10 @@ impl Plugin for Bandwidth {
             let undo = vec![host(vec![LinkOp::DelQdisc(dev(), QdiscPlace::Ingress)])];
             plan.undoable("cni.bandwidth.egress", host(shape), undo);
             result.interfaces.push(Interface { name: ifb.to_string(), mac: mac.to_string(), ..Interface::default() });
+        }
+        if let Some(limit) = self.ingress {
+            let undo = vec![host(vec![LinkOp::DelQdisc(dev(), QdiscPlace::Root)])];
+            plan.undoable("cni.bandwidth.ingress", host(vec![LinkOp::Tbf(limit.on(&outer.name))]), undo);
         }
         Ok(Work::Planned(plan, result))
     }

@@ -6,7 +6,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use rnet_kernel::{LinkOp, RouteEntry, Rule, Family};
+use rnet_kernel::{Family, LinkOp, RouteEntry, Rule};
 use rnet_model::{IfName, Subnet};
 use rnet_plan::Plan;
 use rnet_plugin_protocol::{AttachmentId, Call, Error, IpConfig, Plugin, Request, Version, View, Work};

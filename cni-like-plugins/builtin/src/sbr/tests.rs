@@ -1,9 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use serde_json::{Value, json};
 
-use super::*;
 use crate::Kernel;
-use crate::common::name;
 use crate::testing::{Bench, refused, with};
 
 const ADDRESSES: &[&str] = &["10.1.0.2/24", "10.2.0.2/24", "fd00::2/64"];
@@ -120,5 +118,4 @@ fn a_failure_leaves_everything_as_it_was() {
     conf["prevResult"]["ips"][1]["gateway"] = json!("172.16.0.1");
     bench.add(&conf).unwrap_err();
     assert_eq!((table(&bench, &["rule"]), table(&bench, &["route", "show", "table", "all"])), before);
-    let _ = name("eth0");
 }

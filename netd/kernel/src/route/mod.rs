@@ -295,11 +295,26 @@ impl Batch<'_> {
             }
             return;
         }
+        if let LinkOp::AddRule(rule) = op
+            && self.is_there(rule)
+        {
+            return;
+        }
         let mut names = Lookup { fd: self.route.socket.as_fd(), known: &mut self.known };
         match encode::operation(op, &mut names) {
             Ok(request) => self.out.push(Part { index, role: Role::Itself, request, otherwise: None }),
             Err((errno, text)) => self.judge(index, Refusal { errno, text: Some(text) }),
         }
+    }
+
+    /// rule_exists (net/core/fib_rules.c) compares priorities too, and a rule without one has just been given another.
+    fn is_there(&mut self, wanted: &Rule) -> bool {
+        if wanted.priority.is_some() {
+            return false;
+        }
+        self.flush();
+        let there = self.route.rules().unwrap_or_default();
+        there.into_iter().any(|r| Rule { priority: None, ..r } == *wanted)
     }
 
     /// Sends what is waiting, then what finishes the devices made by it.

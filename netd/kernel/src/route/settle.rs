@@ -21,7 +21,7 @@ pub(crate) fn settle(op: &LinkOp, refusal: Refusal) -> Verdict {
         LinkOp::DelRoute(_) => matches!(refusal.errno, libc::ESRCH | libc::ENODEV),
         LinkOp::DelPortVlan(_) => refusal.errno == libc::ENODEV,
         LinkOp::DelQdisc(..) => matches!(refusal.errno, libc::ENOENT | libc::ENODEV),
-        // rule_exists (net/core/fib_rules.c): an equal one, of any priority if none was asked for.
+        // rule_exists (net/core/fib_rules.c): an equal one of that priority.
         LinkOp::AddRule(_) => refusal.errno == libc::EEXIST,
         LinkOp::DelRule(_) => matches!(refusal.errno, libc::ENOENT | libc::EAFNOSUPPORT),
         // No IPv6 in the kernel or on the device: no address will be made.

@@ -489,8 +489,8 @@ fn taps_stay_and_take_no_name_that_is_there() {
     let Some((mut host, ..)) = host_and_container() else { return };
     let new = NewTap {
         name: name("tap0"),
-        owner: Some(1000),
-        group: Some(1001),
+        owner: Some(54321),
+        group: Some(54322),
         queues: Queues::Several,
         vnet_header: Switch::On,
     };
@@ -498,7 +498,7 @@ fn taps_stay_and_take_no_name_that_is_there() {
     let tap = host.link(&name("tap0")).unwrap().unwrap();
     assert_eq!((tap.kind, tap.mtu), (LinkKind::Tap, 1300));
     let told = said(&host, "ip", "-d link show tap0");
-    for part in ["type tap", "vnet_hdr on", "persist on", "user 1000", "group 1001", "multi_queue"] {
+    for part in ["type tap", "vnet_hdr on", "persist on", "user 54321", "group 54322", "multi_queue"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     let other = NewTap { name: name("br0"), ..new.clone() };
@@ -566,7 +566,7 @@ fn settings_moves_and_ports() {
         assert_eq!((faults.len(), vids), (0, vec![1, 10, 11, 12]));
     } else {
         assert_eq!(faults.iter().map(|f| f.error.errno).collect::<Vec<_>>(), [libc::EOPNOTSUPP; 2]);
-        assert_eq!(vids, []);
+        assert!(vids.is_empty());
     }
     let there = LinkOp::Move { name: rv1(), netns: ns, new_name: Some(name("net1")) };
     fine(&mut host, &[LinkOp::Down(name("eth0")), LinkOp::Rename(name("eth0"), name("eth1")), there]);

@@ -135,8 +135,12 @@ fn plugin_operations() -> Vec<LinkOp> {
     let device = |kind| NewDevice { parent: Some(eth0()), ..NewDevice::new(name("new0"), kind) };
     let macvlan = DeviceKind::Macvlan { mode: MacvlanMode::Bridge, bc_queue_len: Some(2000) };
     let plain = |kind| LinkOp::NewDevice(NewDevice::new(name("new0"), kind));
-    let bridge =
-        NewBridge { ipv6: AddressGeneration::Kernel, snooping: Snooping::Kernel, ..NewBridge::new(name("br0")) };
+    let bridge = NewBridge {
+        mac: Some(mac),
+        ipv6: AddressGeneration::Kernel,
+        snooping: Snooping::Kernel,
+        ..NewBridge::new(name("br0"))
+    };
     let veth = NewVeth { ipv6: AddressGeneration::Kernel, mac: Some(mac), ..NewVeth::new(name("rv1"), eth0(), mac) };
     let hop = |via: &str| NextHop { via: Some(via.parse().unwrap()), dev: eth0(), onlink: false };
     let several = Route { more: vec![hop("10.0.0.3")], ..route("10.1.0.0/16", Some("10.0.0.1")) };
