@@ -3,10 +3,10 @@
 use rnet_plugin_protocol::{Error, Plugin, Request};
 use serde_json::Map;
 
-use crate::{bridge, host_local, loopback, static_ipam};
+use crate::{bandwidth, bridge, host_local, loopback, sbr, static_ipam, tuning, vrf};
 
 /// Every `type` this crate has, as the reference plugins are called.
-pub const NAMES: [&str; 4] = ["bridge", "host-local", "loopback", "static"];
+pub const NAMES: [&str; 8] = ["bandwidth", "bridge", "host-local", "loopback", "sbr", "static", "tuning", "vrf"];
 
 /// The plugin of a `type` with the configuration of a request; `None` when this crate has no such one.
 ///
@@ -16,10 +16,14 @@ pub fn configure(kind: &str, request: &Request) -> Result<Option<Box<dyn Plugin>
     let none = Map::new();
     let ipam = request.ipam.as_ref().unwrap_or(&none);
     Ok(Some(match kind {
+        "bandwidth" => Box::new(bandwidth::Bandwidth::new(request)?),
         "bridge" => Box::new(bridge::Bridge::new(request)?),
         "host-local" => Box::new(host_local::HostLocal::new(request, ipam)?),
         "loopback" => Box::new(loopback::Loopback),
+        "sbr" => Box::new(sbr::Sbr::new(request)?),
         "static" => Box::new(static_ipam::Static::new(ipam)?),
+        "tuning" => Box::new(tuning::Tuning::new(request)?),
+        "vrf" => Box::new(vrf::Vrf::new(request)?),
         _ => return Ok(None),
     }))
 }
