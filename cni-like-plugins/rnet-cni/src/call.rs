@@ -29,7 +29,7 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
     let mut call = Call {
         env,
         request: &request,
-        netns: namespace(env, &host)?,
+        netns: namespace(kind, env, &host)?,
         previous: previous(env.command, &request)?,
         leased: None,
     };
@@ -75,9 +75,10 @@ fn supported(command: Command, version: Version) -> Result<(), Error> {
 }
 
 /// The container's namespace. For DEL it may be gone already, or never have been told.
-fn namespace(env: &Environment, host: &Netns) -> Result<Option<Netns>, Error> {
-    let needed = matches!(env.command, Command::Add | Command::Check);
-    if env.netns.is_empty() || !(needed || env.command == Command::Del) {
+fn namespace(kind: &str, env: &Environment, host: &Netns) -> Result<Option<Netns>, Error> {
+    // Addresses out of files are given to whoever asks.
+    let needed = matches!(env.command, Command::Add | Command::Check) && !matches!(kind, "host-local" | "static");
+    if env.netns.is_empty() || matches!(env.command, Command::Gc | Command::Status | Command::Version) {
         return Ok(None);
     }
     let opened = match Netns::open(Path::new(&env.netns)) {
