@@ -144,6 +144,9 @@ pub(crate) fn executables(bed: &Bed) -> anyhow::Result<Finding> {
         peers.push(or_why(other.map(|o| format!("{name} {}, {}", Short(o.add.median()), Short(o.del.median())))));
     }
     run(std::process::Command::new("ip").args(["link", "del", "bench0"]))?;
+    let size = std::fs::metadata(bed.binary("rnet-cni"))?.len();
+    met &= size <= 4 << 20;
+    measured.push(format!("the executable has {} KiB", size >> 10));
     Ok(Finding {
         id: "S3",
         measured: measured.join("; "),
