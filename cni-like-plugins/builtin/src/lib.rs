@@ -2,6 +2,7 @@
 
 #[allow(dead_code)]
 mod common;
+pub mod dhcp;
 pub mod host_local;
 pub mod loopback;
 pub mod port;

@@ -3,10 +3,10 @@
 use rnet_plugin_protocol::{Error, Plugin, Request};
 use serde_json::Map;
 
-use crate::{host_local, loopback, static_ipam};
+use crate::{dhcp, host_local, loopback, static_ipam};
 
 /// Every `type` this crate has, as the reference plugins are called.
-pub const NAMES: [&str; 3] = ["host-local", "loopback", "static"];
+pub const NAMES: [&str; 4] = ["dhcp", "host-local", "loopback", "static"];
 
 /// The plugin of a `type` with the configuration of a request; `None` when this crate has no such one.
 ///
@@ -16,6 +16,7 @@ pub fn configure(kind: &str, request: &Request) -> Result<Option<Box<dyn Plugin>
     let none = Map::new();
     let ipam = request.ipam.as_ref().unwrap_or(&none);
     Ok(Some(match kind {
+        "dhcp" => Box::new(dhcp::Dhcp::new(request, ipam)?),
         "host-local" => Box::new(host_local::HostLocal::new(request, ipam)?),
         "loopback" => Box::new(loopback::Loopback),
         "static" => Box::new(static_ipam::Static::new(ipam)?),

@@ -3,6 +3,7 @@
 //! Owns: the verbs of CNI as a trait, the values they take ([`Request`], [`Environment`], [`CniResult`], [`Error`]), and
 //! how a plugin with its delegate is driven ([`drive`]). Refuses: knowing any plugin.
 
+pub mod dress;
 pub mod drive;
 mod environment;
 mod error;
