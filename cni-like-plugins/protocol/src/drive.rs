@@ -29,6 +29,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// The first failure.
     pub fn add(&self, call: &mut Call<'_>, surfaces: &mut dyn Surfaces) -> Result<CniResult, Error> {
+        self.plugin.configured()?;
         let ipam = self.delegate()?;
         if let Some(ipam) = ipam {
             call.leased = Some(add_one(ipam, call, surfaces)?);
@@ -62,6 +63,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// The first difference, or no `prevResult`.
     pub fn check(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        self.plugin.configured()?;
         call.previous()?;
         self.plugin.check(call, &mut View::new(surfaces))?;
         match self.delegate()? {
@@ -91,6 +93,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// Code 50 or 51.
     pub fn status(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        self.plugin.configured()?;
         self.plugin.status(call, &mut View::new(surfaces))?;
         match self.delegate()? {
             Some(ipam) => ipam.status(call, &mut View::new(surfaces)),
