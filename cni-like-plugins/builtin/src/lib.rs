@@ -1,6 +1,8 @@
 //! The built-in plugins: each turns what is wanted and what is there into a plan.
 
+pub mod bandwidth;
 pub mod bridge;
+mod chained;
 #[allow(dead_code)]
 mod common;
 mod device;
@@ -13,6 +15,7 @@ pub mod macvlan;
 pub mod port;
 pub mod ptp;
 mod registry;
+pub mod sbr;
 mod spoof;
 pub mod static_ipam;
 mod surfaces;
@@ -21,7 +24,11 @@ mod table;
 pub mod tap;
 #[cfg(test)]
 mod testbed;
+#[cfg(test)]
+mod testing;
+pub mod tuning;
 pub mod vlan;
+pub mod vrf;
 
 pub use registry::{NAMES, configure};
 pub use surfaces::Kernel;

@@ -123,7 +123,7 @@ fn run(plan: &Plan, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
 }
 
 /// One error out of many: the first code, all messages.
-fn all(faults: Vec<Error>) -> Result<(), Error> {
+pub(crate) fn all(faults: Vec<Error>) -> Result<(), Error> {
     let mut faults = faults.into_iter();
     let Some(mut first) = faults.next() else { return Ok(()) };
     for next in faults {

@@ -1,7 +1,7 @@
 //! The one plugin trait, and CNI 1.1.0 with its older versions around it.
 //!
-//! Owns: the verbs of CNI as a trait, the values they take ([`Request`], [`Environment`], [`CniResult`], [`Error`]), and
-//! how a plugin with its delegate is driven ([`drive`]). Refuses: knowing any plugin.
+//! Owns: the verbs of CNI as a trait, the values they take ([`Request`], [`Environment`], [`CniResult`], [`Error`]),
+//! how a plugin with its delegate is driven ([`drive`]), and the runtime's side ([`runtime`]). Refuses: knowing any plugin.
 
 pub mod drive;
 mod environment;
@@ -9,6 +9,7 @@ mod error;
 mod plugin;
 mod request;
 mod result;
+pub mod runtime;
 mod version;
 
 pub use environment::{Command, Environment, is_name};

@@ -80,9 +80,12 @@ impl Space {
         if self.find(name).is_ok() { Err(libc::EEXIST) } else { Ok(()) }
     }
 
-    /// Index of a bridge that takes another port.
+    /// Index of a bridge that takes another port, or of a VRF.
     fn bridge(&self, name: &IfName) -> Result<u32, i32> {
         let index = self.find(name)?;
+        if matches!(self.devices[&index].state.kind, LinkKind::Vrf { .. }) {
+            return Ok(index);
+        }
         if !matches!(self.devices[&index].state.kind, LinkKind::Bridge { .. }) {
             return Err(libc::EOPNOTSUPP);
         }
