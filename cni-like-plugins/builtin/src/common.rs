@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use rnet_kernel::{LinkOp, LinkState, Netns, RouteEntry};
+use rnet_kernel::{LinkOp, LinkState, Netns, NextHop, RouteEntry};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 use rnet_plan::{Action, Place, Plan};
 use rnet_plugin_protocol::{Call, CniResult, Error, IpConfig, Route, View, gateway_of};
@@ -125,10 +125,22 @@ pub(crate) fn forward(view: &mut View<'_>, ips: impl Iterator<Item = IpAddr>, pl
     Ok(())
 }
 
-/// Routes of a result. A route without a next hop of its own takes the gateway of its family.
+/// Routes of a result. A route without a next hop of its own takes the gateway of its family. Several to one destination
+/// become one with several next hops: the kernel takes no second route of the same metric.
 pub(crate) fn routes(dev: &IfName, result: &CniResult) -> Vec<LinkOp> {
-    let via = |r: &Route| gateway_of(result, r.gw, r.dst.is_ipv6());
-    result.routes.iter().map(|r| LinkOp::AddRoute(route_entry(dev, r, via(r)))).collect()
+    let mut all: Vec<RouteEntry> = Vec::new();
+    for route in &result.routes {
+        let new = route_entry(dev, route, gateway_of(result, route.gw, route.dst.is_ipv6()));
+        let same = |r: &&mut RouteEntry| (r.destination, r.table, r.metric) == (new.destination, new.table, new.metric);
+        let Some(first) = all.iter_mut().find(same) else {
+            all.push(new);
+            continue;
+        };
+        if first.via != new.via && !first.more.iter().any(|hop| hop.via == new.via) {
+            first.more.push(NextHop { via: new.via, dev: new.dev, onlink: false });
+        }
+    }
+    all.into_iter().map(LinkOp::AddRoute).collect()
 }
 
 /// The container's interface as the previous result has it: there, with its addresses and routes.

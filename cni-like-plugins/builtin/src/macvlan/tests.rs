@@ -151,3 +151,44 @@ fn name_servers_of_ipam_stay_unless_the_network_has_its_own() {
     assert!(bed.add(&config).unwrap().dns.nameservers.is_empty());
     bed.del(&config).unwrap();
 }
+
+#[test]
+fn several_gateways_share_a_destination() {
+    let Some(bed) = bed() else { return };
+    let mut config = addressed("macvlan", &json!({}));
+    let via = |gw: &str| json!({"dst": "203.0.113.0/24", "gw": gw});
+    config["ipam"]["routes"] = json!([via("198.51.100.7"), via("198.51.100.8"), via("198.51.100.7"), {"dst": "::/0"}]);
+    let result = bed.add(&config).unwrap();
+    let shown = bed.within("ip route show 203.0.113.0/24");
+    assert_eq!(shown.matches("nexthop via").count(), 2, "{shown}");
+    assert_eq!(result.routes.len(), 4);
+    bed.check(&config, &result).unwrap();
+}
+
+#[test]
+fn addresses_of_ipv6_are_taken_where_it_is_off() {
+    let Some(bed) = bed() else { return };
+    bed.within("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+    let config = addressed("macvlan", &json!({}));
+    let result = bed.add(&config).unwrap();
+    assert_eq!(sysctl(&bed.inside, "net/ipv6/conf/eth0/disable_ipv6"), "0");
+    bed.check(&config, &result).unwrap();
+}
+
+#[test]
+fn no_address_is_asked_for_with_a_wrong_configuration() {
+    let Some(bed) = bed() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let ipam = json!({"type": "host-local", "subnet": "198.51.100.0/24", "dataDir": folder.path()});
+    let of = |mode: &str| config("macvlan", &json!({"mode": mode, "ipam": ipam}));
+    assert!(bed.add(&of("x")).unwrap_err().msg.contains("unknown macvlan mode"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    bed.add(&of("bridge")).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path().join("net")).unwrap().filter(is_address).count(), 1);
+    bed.del(&of("x")).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path().join("net")).unwrap().filter(is_address).count(), 0);
+}
+
+fn is_address(entry: &std::io::Result<std::fs::DirEntry>) -> bool {
+    entry.as_ref().unwrap().file_name().to_str().unwrap().parse::<std::net::IpAddr>().is_ok()
+}
