@@ -8,6 +8,7 @@ mod common;
 pub mod host_local;
 pub mod loopback;
 pub mod port;
+pub mod portmap;
 mod registry;
 pub mod sbr;
 mod spoof;

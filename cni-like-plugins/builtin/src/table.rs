@@ -155,6 +155,8 @@ pub(crate) fn base(tables: &mut NfTables) -> Result<Changes, KernelError> {
         changes.ensure_set(&table, set);
     }
     for chain in [
+        // Before anything is translated: what an answer is translated back to comes later.
+        Chain::base("guard", ChainKind::Filter, Hook::Prerouting, -300),
         Chain::base("prerouting", ChainKind::Nat, Hook::Prerouting, -100),
         Chain::base("output", ChainKind::Nat, Hook::Output, -100),
         Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, 100),
@@ -175,7 +177,19 @@ fn rules() -> Vec<Rule> {
         .flat_map(|v| translation("prerouting", v))
         .chain(Ipv::BOTH.into_iter().flat_map(|v| translation("output", v)))
         .chain(Ipv::BOTH.into_iter().flat_map(hiding))
+        .chain([guard()])
         .collect()
+}
+
+/// What `route_localnet` of a device would let in: packets from outside to the host's loopback addresses.
+fn guard() -> Rule {
+    let lo = Field::Ifname("lo".parse().expect("a name"));
+    let exprs = vec![
+        Expr::Match(Selector::Meta(Meta::Iifname), Test::Not(lo)),
+        Expr::Match(Ipv::V4.header(Ip::Daddr), Test::Within(Ipv::V4.loopback())),
+        Expr::Verdict(Verdict::Drop),
+    ];
+    Rule::new("guard", exprs).comment("loopback addresses are for the host alone")
 }
 
 /// Published ports, by address first.
