@@ -5,6 +5,7 @@ pub mod bridge;
 mod chained;
 #[allow(dead_code)]
 mod common;
+pub mod firewall;
 pub mod host_local;
 pub mod loopback;
 pub mod port;
