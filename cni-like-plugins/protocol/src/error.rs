@@ -6,7 +6,8 @@ use rnet_kernel::KernelError;
 use rnet_model::{InvalidInput, Kind};
 use serde::{Deserialize, Serialize};
 
-/// A failure: what a plugin prints on stdout and what a runtime reads there.
+/// A failure: what a plugin prints on stdout and what a runtime reads there. The word is that of the specification.
+#[allow(clippy::error_impl_error, reason = "the specification calls it so")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{msg}{}", self.tail())]
 pub struct Error {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rnet_kernel::Netns;
 use rnet_plugin_protocol::drive::Pair;
+use rnet_plugin_protocol::runtime::{Directories, Limits};
 use rnet_plugin_protocol::{Call, Command, Environment, Error, Plugin, Request, Version};
 use rnet_plugins_builtin::{Kernel, configure};
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
     let mut call = Call {
         env,
         request: &request,
-        netns: namespace(env, &host)?,
+        netns: namespace(kind, env, &host)?,
         previous: previous(env.command, &request)?,
         leased: None,
     };
@@ -74,9 +75,10 @@ fn supported(command: Command, version: Version) -> Result<(), Error> {
 }
 
 /// The container's namespace. For DEL it may be gone already, or never have been told.
-fn namespace(env: &Environment, host: &Netns) -> Result<Option<Netns>, Error> {
-    let needed = matches!(env.command, Command::Add | Command::Check);
-    if env.netns.is_empty() || !(needed || env.command == Command::Del) {
+fn namespace(kind: &str, env: &Environment, host: &Netns) -> Result<Option<Netns>, Error> {
+    // Addresses out of files are given to whoever asks.
+    let needed = matches!(env.command, Command::Add | Command::Check) && !matches!(kind, "host-local" | "static");
+    if env.netns.is_empty() || matches!(env.command, Command::Gc | Command::Status | Command::Version) {
         return Ok(None);
     }
     let opened = match Netns::open(Path::new(&env.netns)) {
@@ -109,23 +111,19 @@ fn delegate(
     env: &Environment,
 ) -> Result<Box<dyn Plugin>, Error> {
     let kind = ipam.get("type").and_then(Value::as_str).unwrap_or_default();
-    let found = find(kind, &env.path);
-    let ours = found.as_ref().is_none_or(|path| is_us(path));
-    if ours && let Some(plugin) = configure(kind, request)? {
+    let found = env.path.iter().map(|folder| Path::new(folder).join(kind)).find(|file| file.is_file());
+    if is_file_name(kind)
+        && found.is_none_or(|path| is_us(&path))
+        && let Some(plugin) = configure(kind, request)?
+    {
         return Ok(plugin);
     }
-    match found {
-        Some(path) => Err(Error::internal(format!("{}: delegates of others are not run yet", path.display()))),
-        None => Err(Error::internal(format!("failed to find plugin {kind:?} in path {:?}", env.path))),
-    }
+    let folders = env.path.iter().map(PathBuf::from).collect();
+    Ok(Box::new(Directories::new(folders, Limits::default())?.find(kind)?))
 }
 
-/// The first regular file of that name.
-fn find(kind: &str, path: &[String]) -> Option<PathBuf> {
-    if kind.is_empty() || kind.contains('/') || kind == "." || kind == ".." {
-        return None;
-    }
-    path.iter().map(|folder| Path::new(folder).join(kind)).find(|file| file.is_file())
+fn is_file_name(kind: &str) -> bool {
+    !kind.is_empty() && !kind.contains('/') && kind != "." && kind != ".."
 }
 
 fn is_us(path: &Path) -> bool {

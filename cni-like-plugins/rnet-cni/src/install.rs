@@ -78,7 +78,7 @@ fn there(link: &Path, own: &Path) -> Result<There, String> {
         Err(e) => Err(format!("cannot look at {}: {e}", link.display())),
         Ok(meta) if meta.is_symlink() => {
             let target = fs::read_link(link).unwrap_or_default();
-            let target = link.parent().unwrap_or(Path::new("/")).join(target);
+            let target = link.parent().unwrap_or_else(|| Path::new("/")).join(target);
             let same = target == own || fs::canonicalize(&target).is_ok_and(|t| t == own);
             Ok(if same { There::Ours } else { There::Foreign })
         }

@@ -59,9 +59,11 @@ fn write(answer: Result<Option<Value>, Error>, version: Version) -> ExitCode {
             (value, ExitCode::FAILURE)
         }
     };
+    let mut text = serde_json::to_vec_pretty(&value).expect("a JSON value can be written");
+    text.push(b'\n');
+    // At once: a value written piece by piece is a system call for each line.
     let mut out = std::io::stdout().lock();
-    let written = serde_json::to_writer_pretty(&mut out, &value).map_err(std::io::Error::from);
-    if written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).is_err() {
+    if out.write_all(&text).and_then(|()| out.flush()).is_err() {
         return ExitCode::FAILURE;
     }
     code

@@ -187,21 +187,46 @@ impl Netns {
         }
     }
 
-    /// Runs `f` inside the namespace: on a thread that ends with it, or right here if the calling thread is inside. A
-    /// panic of `f` goes on in the caller.
+    /// Runs `f` inside the namespace: on a thread that ends with it. In a program of one thread that thread goes there and
+    /// back, and a thread that is inside stays where it is. A panic of `f` goes on in the caller.
     ///
     /// # Errors
     /// When no thread can be made or the namespace may not be entered.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
-        let here = std::fs::metadata(OWN).is_ok_and(|m| NetnsId { dev: m.dev(), ino: m.ino() } == self.id);
-        if here {
+        if std::fs::metadata(OWN).is_ok_and(|m| NetnsId { dev: m.dev(), ino: m.ino() } == self.id) {
+            return Ok(f());
+        }
+        let enter = || {
+            nix::sched::setns(&self.fd, CloneFlags::CLONE_NEWNET)
+                .map_err(|e| KernelError::os(format!("enter {self}"), e as i32))
+        };
+        if alone() {
+            let home = Netns::current()?;
+            enter()?;
+            let _back = Return(home);
             return Ok(f());
         }
         on_dying_thread("enter network namespace", || {
-            nix::sched::setns(&self.fd, CloneFlags::CLONE_NEWNET)
-                .map_err(|e| KernelError::os(format!("enter {self}"), e as i32))?;
+            enter()?;
             Ok(f())
         })?
+    }
+}
+
+/// Whether the process has one thread: each is a folder, and a folder has a link of each in it and two of its own.
+fn alone() -> bool {
+    std::fs::metadata("/proc/self/task").is_ok_and(|m| m.nlink() == 3)
+}
+
+/// Brings the thread back where it came from.
+struct Return(Netns);
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        if nix::sched::setns(&self.0.fd, CloneFlags::CLONE_NEWNET).is_err() {
+            // Everything that follows would happen in the wrong namespace.
+            std::process::abort();
+        }
     }
 }
 

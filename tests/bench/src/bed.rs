@@ -24,7 +24,7 @@ impl Bed {
     pub(crate) fn enter(binaries: &Path) -> anyhow::Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "measuring needs root: it makes network namespaces");
         let binaries = binaries.canonicalize().with_context(|| format!("no directory {}", binaries.display()))?;
-        for name in ["netd", "rnet", "rnet-shim"] {
+        for name in ["netd", "rnet", "rnet-cni", "rnet-shim"] {
             ensure!(binaries.join(name).exists(), "{} is missing: build it first", binaries.join(name).display());
         }
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("cannot make private namespaces")?;

@@ -48,6 +48,9 @@ fn main() -> anyhow::Result<()> {
     if wanted(&["S2"]) {
         findings.push(show(measure::attach::as_command(&bed).context("S2")?));
     }
+    if wanted(&["S3"]) {
+        findings.push(show(measure::cni::executables(&bed).context("S3")?));
+    }
     if wanted(&["S5"]) {
         findings.push(show(measure::runtime::no_op(&bed, &docker).context("S5")?));
     }

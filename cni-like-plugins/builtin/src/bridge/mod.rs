@@ -183,7 +183,7 @@ impl Plugin for Bridge {
             mac: mac.unwrap_or_else(common::random_mac),
         };
         // A port below the bridge's MTU would lower the bridge's.
-        let mtu = config.mtu.or(bridge.as_ref().map(|b| b.mtu)).unwrap_or(1500);
+        let mtu = config.mtu.or_else(|| bridge.as_ref().map(|b| b.mtu)).unwrap_or(1500);
         self.pair(call, &names, mtu, &mut plan)?;
         let interface = |name: &IfName, mac: MacAddr, sandbox: &str| Interface {
             name: name.to_string(),

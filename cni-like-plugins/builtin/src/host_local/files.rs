@@ -39,7 +39,7 @@ fn owner_text(owner: &AttachmentId) -> String {
 }
 
 fn parse_owner(text: &str) -> AttachmentId {
-    let (container, ifname) = text.trim().split_once("\r\n").unwrap_or((text.trim(), ""));
+    let (container, ifname) = text.trim().split_once("\r\n").unwrap_or_else(|| (text.trim(), ""));
     AttachmentId { container: container.trim().to_owned(), ifname: ifname.trim().to_owned() }
 }
 
@@ -140,16 +140,19 @@ impl Files {
     }
 
     fn set_seen(&self) -> Result<(), Error> {
-        self.replace(&self.index.join("seen"), self.stamp().as_bytes())
+        self.overwrite(&self.index.join("seen"), &self.stamp())
     }
 
-    /// The old contents or the new, whenever it is cut off.
-    fn replace(&self, path: &Path, contents: &[u8]) -> Result<(), Error> {
-        let fresh = self.index.join("new");
+    /// Writes over what is there. No rename, which makes ext4 write to the disk at once: what these files hold is taken
+    /// for nothing when it makes no sense.
+    fn overwrite(&self, path: &Path, contents: &str) -> Result<(), Error> {
         let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(contents)?;
-            fs::rename(&fresh, path)
+            let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            file.write_all(contents.as_bytes())?;
+            if file.metadata()?.len() > contents.len() as u64 {
+                file.set_len(contents.len() as u64)?;
+            }
+            Ok(())
         };
         write().map_err(fault("write", path))
     }
@@ -194,7 +197,9 @@ impl Files {
         candidates: impl Iterator<Item = IpAddr>,
     ) -> Result<Option<IpAddr>, Error> {
         let contents = self.index.join("reservation");
-        self.replace(&contents, owner_text(owner).as_bytes())?;
+        // Not over what is there: after a crash it may be the file of an address under a second name.
+        absent_ok(fs::remove_file(&contents)).map_err(fault("remove", &contents))?;
+        self.overwrite(&contents, &owner_text(owner))?;
         let mut taken: Option<BTreeSet<IpAddr>> = None;
         for (tried, ip) in candidates.enumerate() {
             if tried == PATIENCE {
@@ -213,7 +218,7 @@ impl Files {
                 Ok(()) => {
                     // The next one gets a file of its own.
                     fs::remove_file(&contents).map_err(fault("remove", &contents))?;
-                    self.replace(&self.last_path(set), ip.to_string().as_bytes())?;
+                    self.overwrite(&self.last_path(set), &ip.to_string())?;
                     self.set_seen()?;
                     return Ok(Some(ip));
                 }

@@ -9,7 +9,7 @@ use super::{Finding, address, attach_request, or_why, ports, rnet};
 use crate::bed::{Bed, Daemon, timed};
 use crate::http::{Connection, Request};
 use crate::peers::ip::Announce;
-use crate::peers::{cni, floor, ip};
+use crate::peers::{floor, ip};
 use crate::stats::{Samples, Short, ratio};
 
 const ROUNDS: usize = 200;
@@ -91,11 +91,7 @@ pub(crate) fn as_command(bed: &Bed) -> anyhow::Result<Finding> {
 }
 
 fn reference(bed: &Bed) -> anyhow::Result<Short> {
-    let plugin = cni::Reference::find(bed)?;
-    let containers = bed.namespaces("ref", 20)?;
-    let took: Samples = containers.iter().map(|c| plugin.call("ADD", c)).collect::<anyhow::Result<_>>()?;
-    containers.iter().try_for_each(|c| plugin.call("DEL", c).map(drop))?;
-    Ok(Short(took.median()))
+    Ok(Short(super::cni::reference_bridge(bed)?.add.median()))
 }
 
 /// How long detaching takes the others, per interface.
@@ -109,11 +105,7 @@ pub(crate) fn detach_peers(bed: &Bed) -> anyhow::Result<String> {
     let begun = Instant::now();
     let single: Samples = (0..COUNT).map(ip::detach).collect::<anyhow::Result<_>>()?;
     let each = begun.elapsed() / u32::try_from(COUNT)?;
-    let reference = cni::Reference::find(bed).and_then(|plugin| {
-        containers.iter().try_for_each(|c| plugin.call("ADD", c).map(drop))?;
-        let took: Samples = containers.iter().map(|c| plugin.call("DEL", c)).collect::<anyhow::Result<_>>()?;
-        Ok(Short(took.median()))
-    });
+    let reference = super::cni::reference_bridge(bed).map(|times| Short(times.del.median()));
     Ok(format!(
         "ip link del {} each ({} in a row); reference bridge plugin DEL {}",
         Short(single.median()),

@@ -1,6 +1,7 @@
 //! What is measured, each beside its peers.
 
 pub(crate) mod attach;
+pub(crate) mod cni;
 pub(crate) mod flows;
 pub(crate) mod network;
 pub(crate) mod runtime;

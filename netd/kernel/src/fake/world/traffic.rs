@@ -185,7 +185,7 @@ impl World {
             DeviceKind::Vrf { table } => LinkKind::Vrf { table },
             DeviceKind::Ifb => LinkKind::Ifb,
         };
-        let mtu = d.mtu.or(parent.map(|p| p.1)).unwrap_or(DEFAULT_MTU);
+        let mtu = d.mtu.or_else(|| parent.map(|p| p.1)).unwrap_or(DEFAULT_MTU);
         let mac = d.mac.unwrap_or_else(|| self.mac());
         let state = LinkState {
             mac: Some(mac),
