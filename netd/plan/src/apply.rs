@@ -120,6 +120,7 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
 
 /// The kernel's own errno of an overtaken transaction (include/linux/errno.h).
 const ERESTART: i32 = 85;
+const ENOENT: i32 = 2;
 
 /// Somebody may add an element between the look and the removal: then the generation has moved, and it is looked at
 /// again. A table that changes all the time is in use.
@@ -131,8 +132,12 @@ fn remove_unused(tables: &mut NfTables, table: &Table, sets: &[Set]) -> Result<(
             return Ok(());
         }
         for set in sets {
-            if tables.any_element(table, &set.name)? {
-                return Ok(());
+            match tables.any_element(table, &set.name) {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                // Somebody else removed the table since.
+                Err(e) if e.errno == ENOENT => return Ok(()),
+                Err(e) => return Err(e),
             }
         }
         match tables.commit(Changes::new().destroy_table(table), Some(generation)) {

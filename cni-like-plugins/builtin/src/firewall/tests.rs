@@ -1,7 +1,13 @@
 #![allow(clippy::unwrap_used)]
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use rnet_kernel::{LinkOp, Netns, NewVeth};
+use rnet_plan::{Place, Surfaces};
 use serde_json::{Value, json};
 
 use crate::Kernel;
+use crate::common::name;
 use crate::testing::{Bench, refused, with};
 
 const ADDRESSES: &[&str] = &["10.1.0.2/24", "fd00::2/64"];
@@ -128,4 +134,94 @@ fn collection_takes_rules_too() {
     bench.add(&conf).unwrap();
     bench.gc(&with(base(), json!({"cni.dev/valid-attachments": []}))).unwrap();
     assert_eq!(ruleset(&bench), before);
+}
+
+/// `c1` with 10.1.0.2 and another namespace with 10.2.0.2, routed by the host.
+fn routed(bench: &mut Bench<Kernel>) -> Netns {
+    let other = Netns::create().unwrap();
+    bench.veth(&["10.1.0.2/24"]);
+    let veth = NewVeth {
+        netns: Some(other.clone()),
+        ..NewVeth::new(name("veth2"), name("eth0"), "02:00:00:00:00:03".parse().unwrap())
+    };
+    bench.ops(&Place::Host, &[LinkOp::NewVeth(veth)]);
+    for (dev, address) in [("veth1", "10.1.0.1/24"), ("veth2", "10.2.0.1/24")] {
+        bench.on_host("ip", &["addr", "add", address, "dev", dev]);
+        bench.on_host("ip", &["link", "set", dev, "up"]);
+    }
+    bench.surfaces.sysctls(&Place::Host).unwrap().set("net/ipv4/ip_forward", "1").unwrap();
+    let far = Place::Inside(other.clone());
+    let ops = [LinkOp::Up(name("eth0")), LinkOp::AddAddress(name("eth0"), "10.2.0.2/24".parse().unwrap())];
+    bench.ops(&far, &ops);
+    for (place, gateway) in [(bench.place(), "10.1.0.1"), (far, "10.2.0.1")] {
+        let route = rnet_kernel::RouteEntry {
+            via: Some(gateway.parse().unwrap()),
+            ..rnet_kernel::RouteEntry::new("0.0.0.0/0".parse().unwrap(), name("eth0"))
+        };
+        bench.ops(&place, &[LinkOp::AddRoute(route)]);
+    }
+    other
+}
+
+/// Whether a connection from one namespace to a listener on port 80 of another is made before the deadline.
+fn connects_by(wait: Duration, from: &Netns, to: &Netns, address: &str) -> bool {
+    let listener = to.run(|| TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    let deadline = Instant::now() + wait;
+    let attempt = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok();
+    let made = from
+        .run(|| {
+            attempt()
+                || (Instant::now() < deadline
+                    && std::iter::repeat_with(attempt).take_while(|_| Instant::now() < deadline).any(|made| made))
+        })
+        .unwrap();
+    drop(listener);
+    made
+}
+
+fn connects(from: &Netns, to: &Netns, address: &str) -> bool {
+    connects_by(Duration::from_secs(5), from, to, address)
+}
+
+fn shut(from: &Netns, to: &Netns, address: &str) -> bool {
+    !connects_by(Duration::from_millis(300), from, to, address)
+}
+
+#[test]
+fn networks_are_kept_apart() {
+    let Some(mut bench) = Bench::real() else { return };
+    let other = routed(&mut bench);
+    let inside = bench.inside.clone().unwrap();
+    let mine = conf(&bench, &["10.1.0.2/24"], json!({"ingressPolicy": "same-bridge"}));
+    let theirs = conf(&bench, &["10.2.0.2/24"], json!({"ingressPolicy": "same-bridge"}));
+    assert!(connects(&other, &inside, "10.1.0.2:80"));
+    bench.add(&mine).unwrap();
+    // Nobody but containers with a policy is kept out.
+    assert!(connects(&other, &inside, "10.1.0.2:80"));
+    bench.container = "c2".into();
+    bench.add(&theirs).unwrap();
+    assert!(shut(&other, &inside, "10.1.0.2:80"));
+    assert!(shut(&inside, &other, "10.2.0.2:80"));
+    bench.del(&theirs).unwrap();
+    assert!(connects(&other, &inside, "10.1.0.2:80"));
+}
+
+#[test]
+fn answers_and_published_ports_pass_a_host_that_drops() {
+    let Some(mut bench) = dropping() else { return };
+    let outside = routed(&mut bench);
+    let inside = bench.inside.clone().unwrap();
+    let conf = conf(&bench, &["10.1.0.2/24"], json!({}));
+    assert!(shut(&inside, &outside, "10.2.0.2:80"));
+    bench.add(&conf).unwrap();
+    assert!(connects(&inside, &outside, "10.2.0.2:80"));
+    assert!(shut(&outside, &inside, "10.1.0.2:80"));
+    let port = json!({"type": "portmap", "runtimeConfig": {"portMappings": [
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}});
+    bench.add(&with(conf.clone(), port.clone())).unwrap();
+    assert!(connects(&outside, &inside, "10.2.0.1:8080"));
+    bench.del(&with(conf.clone(), port)).unwrap();
+    bench.del(&conf).unwrap();
+    assert!(shut(&inside, &outside, "10.2.0.2:80"));
 }

@@ -38,7 +38,7 @@ impl Portmap {
     }
 
     /// The published ports: whom a second claim hurts.
-    fn ports(&self, targets: &[IpNetwork], owner: &str) -> Vec<(Entry, &Mapping)> {
+    fn ports<'a>(&'a self, targets: &'a [IpNetwork], owner: &str) -> Vec<(Entry, &'a Mapping)> {
         self.each(targets).map(|(mapping, target)| (port(mapping, target, owner), mapping)).collect()
     }
 
@@ -66,10 +66,10 @@ impl Portmap {
         unique
     }
 
-    fn each(&self, targets: &[IpNetwork]) -> impl Iterator<Item = (&Mapping, IpNetwork)> {
+    fn each<'a>(&'a self, targets: &'a [IpNetwork]) -> impl Iterator<Item = (&'a Mapping, IpNetwork)> {
         self.config.mappings.iter().flat_map(move |mapping| {
             let of_family = move |t: &IpNetwork| mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == t.is_ipv4());
-            targets.to_vec().into_iter().filter(of_family).map(move |t| (mapping, t))
+            targets.iter().copied().filter(of_family).map(move |t| (mapping, t))
         })
     }
 
@@ -149,10 +149,11 @@ impl Plugin for Portmap {
         if self.config.mappings.is_empty() || targets.is_empty() {
             return Ok(Work::Planned(plan, previous.clone()));
         }
-        if self.on_loopback() && targets.iter().any(IpNetwork::is_ipv4) {
-            if let Some(dev) = host_side(view, previous)? {
-                plan.step("cni.portmap.localnet", host(vec![LinkOp::Devconf4(dev, Devconf4::RouteLocalnet, 1)]));
-            }
+        if self.on_loopback()
+            && targets.iter().any(IpNetwork::is_ipv4)
+            && let Some(dev) = host_side(view, previous)?
+        {
+            plan.step("cni.portmap.localnet", host(vec![LinkOp::Devconf4(dev, Devconf4::RouteLocalnet, 1)]));
         }
         let owner = table::owner(&call.request.name, &call.id());
         let tables = view.tables()?;
