@@ -4,8 +4,8 @@ use rnet_plugin_protocol::{Error, Plugin, Request};
 use serde_json::{Map, Value};
 
 use crate::{
-    bandwidth, bridge, dhcp, dummy, host_device, host_local, ipvlan, loopback, macvlan, ptp, sbr, static_ipam, tap,
-    tuning, vlan, vrf,
+    bandwidth, bridge, dhcp, dummy, firewall, host_device, host_local, ipvlan, loopback, macvlan, portmap, ptp, sbr,
+    static_ipam, tap, tuning, vlan, vrf,
 };
 
 /// A plugin of this crate.
@@ -32,11 +32,13 @@ const ENTRIES: &[Entry] = &[
     entry!("bridge", "bridge", |r, _| Ok(Box::new(bridge::Bridge::new(r)))),
     entry!("dhcp", "dhcp", |r, ipam| Ok(Box::new(dhcp::Dhcp::new(r, ipam)?))),
     entry!("dummy", "dummy", |_, _| Ok(Box::new(dummy::Dummy))),
+    entry!("firewall", "firewall", |r, _| Ok(Box::new(firewall::Firewall::new(r)?))),
     entry!("host-device", "host_device", |r, _| Ok(Box::new(host_device::HostDevice::new(r)))),
     entry!("host-local", "host_local", |r, ipam| Ok(Box::new(host_local::HostLocal::new(r, ipam)?))),
     entry!("ipvlan", "ipvlan", |r, _| Ok(Box::new(ipvlan::Ipvlan::new(r)))),
     entry!("loopback", "loopback", |_, _| Ok(Box::new(loopback::Loopback))),
     entry!("macvlan", "macvlan", |r, _| Ok(Box::new(macvlan::Macvlan::new(r)))),
+    entry!("portmap", "portmap", |r, _| Ok(Box::new(portmap::Portmap::new(r)?))),
     entry!("ptp", "ptp", |r, _| Ok(Box::new(ptp::Ptp::new(r)))),
     entry!("sbr", "sbr", |r, _| Ok(Box::new(sbr::Sbr::new(r)?))),
     entry!("static", "static_ipam", |_, ipam| Ok(Box::new(static_ipam::Static::new(ipam)?))),
