@@ -8,6 +8,7 @@ mod broken;
 mod concurrency;
 mod crash;
 mod demo;
+mod dhcp;
 mod docker;
 mod hook;
 mod lab;
