@@ -7,10 +7,7 @@ use ipnetwork::IpNetwork;
 use rnet_kernel::{LinkOp, LinkState, Netns, RouteEntry};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 use rnet_plan::{Action, Place, Plan};
-use rnet_plugin_protocol::{Call, CniResult, Error, IpConfig, Route, View, gateway_of};
-
-/// RTPROT_BOOT of linux/rtnetlink.h, which ip(8) and the reference plugins give their routes.
-const BOOT: u8 = 3;
+use rnet_plugin_protocol::{Call, Error, IpConfig, Route, View};
 
 /// A name known to be one.
 pub(crate) fn name(text: &str) -> IfName {
@@ -85,20 +82,6 @@ pub(crate) fn first_address(net: &IpNetwork) -> IpAddr {
     }
 }
 
-/// A route in the kernel's terms.
-pub(crate) fn route_entry(dev: &IfName, route: &Route, via: Option<IpAddr>) -> RouteEntry {
-    RouteEntry {
-        via,
-        metric: route.priority,
-        protocol: BOOT,
-        table: route.table.unwrap_or(RouteEntry::MAIN),
-        scope: route.scope,
-        mtu: route.mtu,
-        advmss: route.advmss,
-        ..RouteEntry::new(subnet(&route.dst), dev.clone())
-    }
-}
-
 /// Addresses of a result, for IPv6 with or without duplicate detection.
 ///
 /// # Errors
@@ -129,12 +112,6 @@ pub(crate) fn forward(view: &mut View<'_>, ips: impl Iterator<Item = IpAddr>, pl
         }
     }
     Ok(())
-}
-
-/// Routes of a result. A route without a next hop of its own takes the gateway of its family.
-pub(crate) fn routes(dev: &IfName, result: &CniResult) -> Vec<LinkOp> {
-    let via = |r: &Route| gateway_of(result, r.gw, r.dst.is_ipv6());
-    result.routes.iter().map(|r| LinkOp::AddRoute(route_entry(dev, r, via(r)))).collect()
 }
 
 /// The container's interface as the previous result has it: there, with its addresses and routes.

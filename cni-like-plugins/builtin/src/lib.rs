@@ -5,6 +5,7 @@ pub mod bridge;
 mod chained;
 #[allow(dead_code)]
 mod common;
+pub mod dhcp;
 pub mod host_local;
 pub mod loopback;
 pub mod port;
@@ -20,5 +21,5 @@ mod testing;
 pub mod tuning;
 pub mod vrf;
 
-pub use registry::{NAMES, configure};
+pub use registry::{configure, names, unknown_keys};
 pub use surfaces::Kernel;
