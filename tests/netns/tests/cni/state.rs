@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rnet_kernel::Netns;
 use rnet_netns_harness::{SOON, run_in, wait_for};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Each property with its value.
 pub(super) type Lines = BTreeMap<String, String>;
@@ -52,7 +52,7 @@ impl Aliases {
         let mut all = Aliases::default();
         let (mut pairs, mut ifbs) = (0, 0);
         for netns in namespaces {
-            let mut links = json(netns, "ip -j link").as_array().cloned().unwrap_or_default();
+            let mut links = parsed(netns, "ip -j link").as_array().cloned().unwrap_or_default();
             links.sort_by_key(|l| l["ifindex"].as_u64());
             for link in links {
                 let name = link["ifname"].as_str().unwrap_or_default();
@@ -113,14 +113,14 @@ fn text(netns: &Netns, words: &str) -> String {
     run_in(netns, Command::new(words.next().unwrap()).args(words)).ok().out
 }
 
-fn json(netns: &Netns, words: &str) -> Value {
+fn parsed(netns: &Netns, words: &str) -> Value {
     let said = text(netns, words);
     if said.trim().is_empty() { Value::Null } else { serde_json::from_str(&said).unwrap() }
 }
 
 /// The hardware address of a link.
 pub(super) fn mac(netns: &Netns, link: &str) -> Value {
-    json(netns, &format!("ip -j link show {link}"))[0]["address"].clone()
+    parsed(netns, &format!("ip -j link show {link}"))[0]["address"].clone()
 }
 
 /// Puts a value, property by property.
@@ -150,13 +150,33 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// The kernel gives a device its own address when it has a carrier, and a bridge a carrier when a port has one: both in
+/// its own time (net/core/link_watch.c).
+fn is_settled(netns: &Netns) -> bool {
+    let addresses = text(netns, "ip -6 -o address");
+    let links = parsed(netns, "ip -d -j link");
+    let links = links.as_array().map_or(&[][..], Vec::as_slice);
+    let has = |link: &Value, flag: &str| link["flags"].as_array().is_some_and(|flags| flags.contains(&json!(flag)));
+    let settled = |link: &Value| {
+        let name = link["ifname"].as_str().unwrap_or_default();
+        let carrier = has(link, "LOWER_UP");
+        let derives = link["inet6_addr_gen_mode"] == "eui64" && link["link_type"] == "ether";
+        let ipv6 = netns.run(|| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")));
+        let ipv6 = ipv6.unwrap().is_ok_and(|off| off.trim() == "0");
+        let own = || addresses.lines().any(|l| l.contains(&format!(" {name} ")) && l.contains(" fe80::"));
+        let ports = links.iter().any(|port| port["master"] == name && has(port, "LOWER_UP"));
+        (carrier || !ports || !has(link, "UP")) && (!(carrier && derives && ipv6) || own())
+    };
+    !addresses.contains("tentative") && links.iter().all(settled)
+}
+
 /// Everything of a namespace.
 pub(super) fn read(what: &str, netns: &Netns, aliases: &Aliases, lines: &mut Lines) {
-    wait_for("addresses to be usable", SOON, || !text(netns, "ip address").contains("tentative"));
+    wait_for("links to be settled", SOON, || is_settled(netns));
     let mut put = |path: String, value: String| {
         lines.insert(format!("{what} {}", aliases.apply(&path)), aliases.apply(&value));
     };
-    let links = json(netns, "ip -d -j link");
+    let links = parsed(netns, "ip -d -j link");
     let names: Vec<&str> = links.as_array().into_iter().flatten().filter_map(|l| l["ifname"].as_str()).collect();
     for (name, link) in names.iter().zip(links.as_array().into_iter().flatten()) {
         flatten(&format!("link {name}"), link, &mut put);
