@@ -27,6 +27,12 @@ pub(crate) fn random_mac() -> MacAddr {
     MacAddr::local(random())
 }
 
+/// An address for a port of a bridge: a bridge without an address of its own takes the lowest of its ports'
+/// (br_stp_recalculate_bridge_id), and this one is above all that are made by others.
+pub(crate) fn port_mac() -> MacAddr {
+    MacAddr::local(random() | 0xfe << 40)
+}
+
 /// A name for the host's end of a pair, as the reference makes them.
 pub(crate) fn veth_name() -> IfName {
     name(&format!("veth{:08x}", random() >> 32))

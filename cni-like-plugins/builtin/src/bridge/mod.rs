@@ -74,10 +74,18 @@ impl Bridge {
         if !link.up {
             ops.push(LinkOp::Up(name.clone()));
         }
+        let mac = match link.mac {
+            Some(mac) if link.carrier => mac,
+            // Without ports it would take the first one's, and have none after the last.
+            found => {
+                let mac = found.unwrap_or_else(common::random_mac);
+                ops.push(LinkOp::Mac(name.clone(), mac));
+                mac
+            }
+        };
         if !ops.is_empty() {
             plan.step("cni.bridge", common::host(ops));
         }
-        let mac = link.mac.ok_or_else(|| Error::internal(format!("bridge {name} has no Ethernet address")))?;
         Ok((Some(link), mac))
     }
 
@@ -186,7 +194,7 @@ impl Plugin for Bridge {
         gateways(config, &mut ips, &mut result)?;
         let names = Names {
             host: common::veth_name(),
-            host_mac: common::random_mac(),
+            host_mac: common::port_mac(),
             mac: mac.unwrap_or_else(common::random_mac),
         };
         // A port below the bridge's MTU would lower the bridge's.

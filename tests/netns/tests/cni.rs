@@ -1,0 +1,8 @@
+//! CNI plugins: those of rnet beside the reference ones, mixed with them, and called by real container runtimes.
+
+mod bad_input;
+mod bridge;
+mod differ;
+mod driver;
+mod orders;
+mod state;
