@@ -4,13 +4,10 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use rnet_kernel::{LinkOp, LinkState, Netns, NextHop, RouteEntry};
+use rnet_kernel::{LinkOp, LinkState, Netns, RouteEntry};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 use rnet_plan::{Action, Place, Plan};
-use rnet_plugin_protocol::{Call, CniResult, Error, IpConfig, Route, View, gateway_of};
-
-/// RTPROT_BOOT of linux/rtnetlink.h, which ip(8) and the reference plugins give their routes.
-const BOOT: u8 = 3;
+use rnet_plugin_protocol::{Call, Error, IpConfig, Route, View};
 
 /// A name known to be one.
 pub(crate) fn name(text: &str) -> IfName {
@@ -79,20 +76,6 @@ pub(crate) fn first_address(net: &IpNetwork) -> IpAddr {
     }
 }
 
-/// A route in the kernel's terms.
-pub(crate) fn route_entry(dev: &IfName, route: &Route, via: Option<IpAddr>) -> RouteEntry {
-    RouteEntry {
-        via,
-        metric: route.priority,
-        protocol: BOOT,
-        table: route.table.unwrap_or(RouteEntry::MAIN),
-        scope: route.scope,
-        mtu: route.mtu,
-        advmss: route.advmss,
-        ..RouteEntry::new(subnet(&route.dst), dev.clone())
-    }
-}
-
 /// Addresses of a result, for IPv6 with or without duplicate detection.
 ///
 /// # Errors
@@ -123,24 +106,6 @@ pub(crate) fn forward(view: &mut View<'_>, ips: impl Iterator<Item = IpAddr>, pl
         }
     }
     Ok(())
-}
-
-/// Routes of a result. A route without a next hop of its own takes the gateway of its family. Several to one destination
-/// become one with several next hops: the kernel takes no second route of the same metric.
-pub(crate) fn routes(dev: &IfName, result: &CniResult) -> Vec<LinkOp> {
-    let mut all: Vec<RouteEntry> = Vec::new();
-    for route in &result.routes {
-        let new = route_entry(dev, route, gateway_of(result, route.gw, route.dst.is_ipv6()));
-        let same = |r: &&mut RouteEntry| (r.destination, r.table, r.metric) == (new.destination, new.table, new.metric);
-        let Some(first) = all.iter_mut().find(same) else {
-            all.push(new);
-            continue;
-        };
-        if first.via != new.via && !first.more.iter().any(|hop| hop.via == new.via) {
-            first.more.push(NextHop { via: new.via, dev: new.dev, onlink: false });
-        }
-    }
-    all.into_iter().map(LinkOp::AddRoute).collect()
 }
 
 /// The container's interface as the previous result has it: there, with its addresses and routes.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use rnet_kernel::{Devconf4, DeviceKind, LinkKind, LinkOp, LinkState, Links, NewDevice};
 use rnet_model::{IfName, MacAddr};
 use rnet_plan::{Action, Place, Plan};
+use rnet_plugin_protocol::dress::routes;
 use rnet_plugin_protocol::{Call, CniResult, Error, Interface, Request, View};
 use serde_json::Value;
 
@@ -209,7 +210,7 @@ pub(crate) fn dress(call: &Call<'_>, view: &mut View<'_>, result: &CniResult, pl
         ops.extend(common::addresses(ifname, &result.ips, false)?);
     }
     ops.push(LinkOp::Up(ifname.clone()));
-    ops.extend(common::routes(ifname, result));
+    ops.extend(routes(ifname, result));
     plan.step("cni.inside", common::inside(netns, ops));
     Ok(())
 }

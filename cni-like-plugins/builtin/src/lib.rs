@@ -6,6 +6,7 @@ mod chained;
 #[allow(dead_code)]
 mod common;
 mod device;
+pub mod dhcp;
 pub mod dummy;
 pub mod host_device;
 pub mod host_local;
@@ -30,5 +31,5 @@ pub mod tuning;
 pub mod vlan;
 pub mod vrf;
 
-pub use registry::{NAMES, configure};
+pub use registry::{configure, names, unknown_keys};
 pub use surfaces::Kernel;

@@ -7,7 +7,7 @@ use rnet_kernel::Netns;
 use rnet_plugin_protocol::drive::Pair;
 use rnet_plugin_protocol::runtime::{Directories, Limits};
 use rnet_plugin_protocol::{Call, Command, Environment, Error, Plugin, Request, Version};
-use rnet_plugins_builtin::{Kernel, configure};
+use rnet_plugins_builtin::{Kernel, configure, unknown_keys};
 use serde_json::{Value, json};
 
 use crate::NAME;
@@ -24,6 +24,9 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
     supported(env.command, request.version)?;
     let kind = if called == NAME { request.kind.as_str() } else { called };
     let plugin = configure(kind, &request)?.ok_or_else(|| unknown(kind))?;
+    if env.command == Command::Add {
+        unknown_keys(kind, &request).iter().for_each(|key| eprintln!("{NAME}: {key} means nothing to it"));
+    }
     let ipam = request.ipam.as_ref().map(|ipam| delegate(ipam, &request, env)).transpose()?;
     let host = Netns::current()?;
     let mut call = Call {
@@ -47,7 +50,7 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
 
 fn unknown(kind: &str) -> Error {
     Error::config(format!("{NAME} has no plugin {kind:?}"))
-        .details(format!("it has {}", rnet_plugins_builtin::NAMES.join(", ")))
+        .details(format!("it has {}", rnet_plugins_builtin::names().collect::<Vec<_>>().join(", ")))
 }
 
 /// Section 4 of the specification, "VERSION": the version asked in is repeated, and what is on stdin hardly matters.

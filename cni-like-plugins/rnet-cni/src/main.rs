@@ -11,12 +11,19 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use rnet_plugin_protocol::{Environment, Error, LIMIT, Version};
+use rnet_plugins_builtin::dhcp;
 use serde_json::{Value, json};
 
 /// The executable's own name: under it, the plugin is the `type` of the configuration.
 const NAME: &str = "rnet-cni";
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if let (Some(word), Some(file)) = (words.next(), words.next())
+        && word == dhcp::KEEPER
+    {
+        return dhcp::keep(Path::new(&file));
+    }
     let called = std::env::args_os().next().unwrap_or_default();
     let called = Path::new(&called).file_name().and_then(|n| n.to_str()).unwrap_or(NAME).to_owned();
     let variable = |name: &str| std::env::var(name).ok();

@@ -7,6 +7,7 @@
 //! Each surface is a narrow trait ([`Links`], [`Filter`], [`Sysctls`]); the real implementations ([`Route`],
 //! [`Nft`], [`ProcSys`]) have in-memory siblings in [`fake`].
 
+mod datagrams;
 mod error;
 mod events;
 pub mod fake;
@@ -19,6 +20,7 @@ mod sysctl;
 #[cfg(test)]
 mod testing;
 
+pub use datagrams::{Datagram, Datagrams};
 pub use error::KernelError;
 pub use events::{Event, Monitor};
 pub use filter::rules;

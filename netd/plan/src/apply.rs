@@ -43,6 +43,13 @@ pub struct Failure {
     pub left: Vec<String>,
 }
 
+impl Failure {
+    /// Whether something came or went between the making of the plan and its application.
+    pub fn overtaken(&self) -> bool {
+        matches!(self.cause.errno, libc::EEXIST | libc::ENOENT | libc::EBUSY)
+    }
+}
+
 /// Applies all steps in order. When one fails, its undo and those of the steps before it run in reverse order.
 ///
 /// # Errors

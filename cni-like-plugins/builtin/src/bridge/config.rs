@@ -1,11 +1,10 @@
 //! The plugin's own keys, checked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rnet_model::IfName;
 use rnet_plugin_protocol::{Error, Request};
 use serde::Deserialize;
-use serde_json::Value;
 
 /// As it is written.
 #[derive(Debug, Deserialize)]
@@ -28,8 +27,6 @@ struct Written {
     disable_container_interface: bool,
     port_isolation: bool,
     mac: Option<String>,
-    #[serde(flatten)]
-    unknown: BTreeMap<String, Value>,
 }
 
 impl Default for Written {
@@ -52,7 +49,6 @@ impl Default for Written {
             disable_container_interface: false,
             port_isolation: false,
             mac: None,
-            unknown: BTreeMap::new(),
         }
     }
 }
@@ -112,7 +108,6 @@ pub(super) struct Config {
     pub(super) detect_duplicates: bool,
     pub(super) leave_down: bool,
     pub(super) mac: Option<String>,
-    pub(super) unknown: Vec<String>,
 }
 
 impl Config {
@@ -153,7 +148,6 @@ impl Config {
             detect_duplicates: written.enabledad,
             leave_down: written.disable_container_interface,
             mac: written.mac,
-            unknown: written.unknown.into_keys().collect(),
         })
     }
 }
@@ -192,7 +186,7 @@ fn trunk(items: &[Trunk]) -> Result<BTreeSet<u16>, Error> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -204,10 +198,9 @@ mod tests {
 
     #[test]
     fn defaults_are_the_references() {
-        let config = config(json!({"other": 1})).unwrap();
+        let config = config(json!({})).unwrap();
         assert_eq!((config.bridge.as_str(), config.gateway, config.mtu), ("cni0", Gateway::None, None));
         assert!(config.vlans.keep_default && !config.vlans.any() && !config.masquerade && !config.detect_duplicates);
-        assert_eq!(config.unknown, ["other"]);
     }
 
     #[test]

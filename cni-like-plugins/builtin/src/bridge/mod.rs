@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use rnet_kernel::{AddressGeneration, Devconf4, LinkKind, LinkOp, LinkState, NewBridge, NewVeth, Snooping, Switch};
 use rnet_model::{IfName, MacAddr};
 use rnet_plan::{Action, Place, Plan};
+use rnet_plugin_protocol::dress::routes;
 use rnet_plugin_protocol::{
     AttachmentId, Call, CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request, View, Work, wanted_mac,
 };
@@ -28,11 +29,6 @@ impl Bridge {
     /// Code 6 for another shape, 7 for keys that contradict each other.
     pub fn new(request: &Request) -> Result<Self, Error> {
         Config::new(request).map(|config| Bridge { config })
-    }
-
-    /// Keys the plugin has no use for.
-    pub fn unknown(&self) -> &[String] {
-        &self.config.unknown
     }
 
     /// The bridge, made if it is not there; its address.
@@ -130,7 +126,7 @@ impl Bridge {
         let mut ops = vec![LinkOp::Devconf4(ifname.clone(), Devconf4::ArpNotify, 1)];
         ops.extend(common::addresses(ifname, &result.ips, self.config.detect_duplicates)?);
         ops.push(LinkOp::Up(ifname.clone()));
-        ops.extend(common::routes(ifname, result));
+        ops.extend(routes(ifname, result));
         plan.step("cni.inside", common::inside(netns, ops));
         Ok(())
     }
@@ -171,6 +167,11 @@ impl Plugin for Bridge {
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let config = &self.config;
         let mac = wanted_mac(config.mac.as_deref(), call.env.arg("MAC"), call.request)?;
+        let late = call.request.ipam.is_some() && call.leased.is_none();
+        if late && (config.gateway != Gateway::None || config.masquerade) {
+            return Err(Error::config("bridge: isGateway and ipMasq need addresses before the interface is there")
+                .details("addresses of dhcp are leased through it"));
+        }
         common::refuse_existing(call, view)?;
         let mut plan = Plan::default();
         let (bridge, bridge_mac) = self.bridge(view, &mut plan)?;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use rnet_kernel::{AddressGeneration, LinkKind, LinkOp, LinkState, NewVeth, RouteEntry};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 use rnet_plan::{Action, Place, Plan};
+use rnet_plugin_protocol::dress::routes;
 use rnet_plugin_protocol::{
     AttachmentId, Call, CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request, View, Work,
 };
@@ -152,7 +153,7 @@ fn inside_side(
     ops.extend(common::addresses(ifname, &result.ips, false)?);
     ops.extend(gateway_routes(ifname, hops));
     // Their next hops may be anywhere in the subnet, which therefore has to be on the link until they are there.
-    ops.extend(common::routes(ifname, result));
+    ops.extend(routes(ifname, result));
     ops.extend(subnet_routes(ifname, hops));
     plan.step("cni.inside", common::inside(netns, ops));
     Ok(())
