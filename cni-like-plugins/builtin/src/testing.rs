@@ -197,6 +197,22 @@ impl<S: Surfaces> Bench<S> {
     }
 }
 
+/// A listener on port 80 of a namespace. The port may be taken for as long as a program another test starts has not
+/// closed what it inherited.
+pub(crate) fn listen(ns: &Netns) -> std::net::TcpListener {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    ns.run(|| {
+        loop {
+            match std::net::TcpListener::bind("[::]:80") {
+                Ok(listener) => return listener,
+                Err(e) => assert!(std::time::Instant::now() < deadline, "{e}"),
+            }
+            std::thread::yield_now();
+        }
+    })
+    .unwrap()
+}
+
 /// The value with these keys set.
 pub(crate) fn with(mut value: Value, keys: Value) -> Value {
     let Value::Object(keys) = keys else { unreachable!("keys are an object") };
