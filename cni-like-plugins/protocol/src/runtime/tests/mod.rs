@@ -34,6 +34,12 @@ impl Surfaces for Nothing {
     fn filter(&mut self) -> &mut dyn Filter {
         unreachable!("no plan here has rules")
     }
+    fn tables(&mut self) -> Result<&mut rnet_kernel::rules::NfTables, KernelError> {
+        Err(KernelError::text("tables", "none"))
+    }
+    fn flows(&mut self) -> Result<&mut rnet_kernel::Conntrack, KernelError> {
+        Err(KernelError::text("flows", "none"))
+    }
     fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
         Err(KernelError::text("sysctls", "none"))
     }
