@@ -44,6 +44,10 @@ impl Surfaces for Fakes {
         Err(KernelError::os("open nf_tables", 95))
     }
 
+    fn flows(&mut self) -> Result<&mut rnet_kernel::Conntrack, KernelError> {
+        Err(KernelError::os("open conntrack", 95))
+    }
+
     fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
         Ok(&mut self.sysctls)
     }

@@ -109,6 +109,10 @@ impl Surfaces for Notes {
     fn tables(&mut self) -> Result<&mut rnet_kernel::rules::NfTables, KernelError> {
         Err(KernelError::text("open nf_tables", "not in this test"))
     }
+    fn flows(&mut self) -> Result<&mut rnet_kernel::Conntrack, KernelError> {
+        self.lines.push("flows".into());
+        Err(KernelError::text("open conntrack", "not in this test"))
+    }
     fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
         Ok(self)
     }

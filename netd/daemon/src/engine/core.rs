@@ -134,6 +134,7 @@ impl Engine {
                 sysctls: ProcSys::new(&host),
                 sysctls_inside: None,
                 tables: None,
+                flows: None,
             },
             root,
             config,
