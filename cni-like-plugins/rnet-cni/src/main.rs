@@ -18,11 +18,8 @@ use serde_json::{Value, json};
 const NAME: &str = "rnet-cni";
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    if let (Some(word), Some(file)) = (words.next(), words.next())
-        && word == dhcp::KEEPER
-    {
-        return dhcp::keep(Path::new(&file));
+    if let Some(code) = dhcp::keep_if_asked() {
+        return code;
     }
     let called = std::env::args_os().next().unwrap_or_default();
     let called = Path::new(&called).file_name().and_then(|n| n.to_str()).unwrap_or(NAME).to_owned();
