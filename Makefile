@@ -3,6 +3,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 RELEASE := target/release
+VM := target/debug/rnet-vm
 # Where systemd looks, whatever PREFIX is: units in /usr/local/lib are found too.
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 
@@ -24,6 +25,9 @@ test:
 	$(CARGO) build --locked --workspace
 	$(CARGO) nextest run --locked --workspace --no-fail-fast
 	@grep -ho 'skipped: [^<]*' target/nextest/default/junit.xml | sort | uniq -c | grep . || echo 'nothing was skipped'
+	$(VM) with -- $(CARGO) nextest run --locked --workspace --no-fail-fast --profile vm \
+		--ignore-default-filter -E "$$($(VM) filter)"
+	@$(VM) skips
 
 # Every promise with a figure, beside the others in the same run; writes PROMISES.md.
 bench:

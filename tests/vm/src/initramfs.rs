@@ -27,6 +27,8 @@ mount -t proc proc proc
 mount -t sysfs sys sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mkdir -p dev/pts dev/shm
+ln -s /proc/self/fd dev/fd
+for number in 0:stdin 1:stdout 2:stderr; do ln -s fd/${number%:*} dev/${number#*:}; done
 mount -t devpts -o mode=620,ptmxmode=666 devpts dev/pts
 mount -t tmpfs -o mode=1777 shm dev/shm
 mount -t tmpfs -o mode=755 run run
