@@ -11,7 +11,7 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 
 all:
 	contrib/deps build
-	$(CARGO) build --release --locked --workspace --exclude rnet-bench
+	$(CARGO) build --release --locked --workspace --exclude rnet-bench --exclude rnet-vm-tests
 
 # Two hosts with a br0 each on one LAN segment, in private namespaces.
 demo:

@@ -64,12 +64,9 @@ fn command_with(guest: Guest, events: Events, until: Instant, command: &[String]
     let (program, arguments) = command.split_first().context("no command")?;
     let mut runner = std::env::current_exe()?.into_os_string();
     runner.push(" run");
-    let child = Command::new(program)
-        .args(arguments)
-        .env(DIR, guest.dir.path())
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner)
-        .spawn()
-        .with_context(|| format!("cannot run {program}"))?;
+    let mut child = Command::new(program);
+    child.args(arguments).env(DIR, guest.dir.path()).env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
+    let child = events.unheard(|| child.spawn())?.with_context(|| format!("cannot run {program}"))?;
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     events.follow(child);
     match events.next(until) {
@@ -104,6 +101,7 @@ enum Event {
 
 /// What `with` waits for.
 struct Events {
+    signals: SigSet,
     send: std::sync::mpsc::Sender<Event>,
     events: Receiver<Event>,
 }
@@ -125,7 +123,15 @@ impl Events {
                 }
             }
         });
-        Ok(Events { send, events })
+        Ok(Events { signals, send, events })
+    }
+
+    /// Signals end this process, as they end a program that is started here: blocked signals are inherited.
+    fn unheard<T>(&self, start: impl FnOnce() -> T) -> anyhow::Result<T> {
+        self.signals.thread_unblock()?;
+        let started = start();
+        self.signals.thread_block()?;
+        Ok(started)
     }
 
     fn follow(&self, mut child: Child) {
@@ -197,7 +203,7 @@ impl Guest {
         let mut qemu = ending_with_us("qemu-system-x86_64");
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G", "-no-user-config"]);
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-append"]);
-        qemu.arg("console=ttyS0 loglevel=6 panic=-1 oops=panic mitigations=off nokaslr net.ifnames=0");
+        qemu.arg("console=ttyS0 loglevel=6 panic=-1 oops=panic mitigations=off net.ifnames=0");
         qemu.arg("-kernel").arg(kernel.join(format!("boot/vmlinuz-{}", self.version)));
         qemu.arg("-initrd").arg(dir.join("initramfs"));
         qemu.arg("-serial").arg(text("file:", dir.join("console")));
