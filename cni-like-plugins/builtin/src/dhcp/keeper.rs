@@ -57,6 +57,8 @@ pub(super) fn start(file: &Path) -> io::Result<()> {
         .spawn()?;
     let begun = child.stdout.take().is_some_and(says_so);
     if begun {
+        // Somebody has to hear of its end, where this process lives longer.
+        std::thread::Builder::new().name("dhcp".into()).stack_size(64 * 1024).spawn(move || child.wait())?;
         return Ok(());
     }
     // It ended, or it is no keeper at all.
