@@ -149,3 +149,6 @@ impl Conntrack {
         format!("{what} of {}", self.ns)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,7 @@ pub(super) struct Flow {
     family: u8,
     /// Contents of `CTA_TUPLE_ORIG`; never empty.
     tuple: Vec<u8>,
-    /// So that the next flow with the same tuple is left alone.
+    /// So that a later flow with the same tuple is left alone, if the kernel keeps it elsewhere.
     id: Option<Vec<u8>>,
     zone: Option<Vec<u8>>,
 }
@@ -82,20 +82,21 @@ pub(super) fn may_be(filter: &FlowFilter, family: u8) -> bool {
     fits(filter.original_destination) && fits(filter.reply_source)
 }
 
-/// A request for the flows of a family. What all filters agree on is left to the kernel, as far as it can (Linux 5.8,
-/// ports of TCP and UDP only).
+/// A request for the flows of a family. What all filters agree on is left to the kernel, as far as it can: since Linux
+/// 5.8, ports of TCP and UDP only, and no IPv6 addresses, which it leaves out where they are equal
+/// (`ctnetlink_filter_match_tuple` takes `ipv6_addr_cmp` for a test of equality).
 pub(super) fn ask(request: &mut Messages, family: u8, filters: &[FlowFilter]) {
     let at = request.open(GET, NLM_F_REQUEST | NLM_F_DUMP, family, 0);
     if let Some(protocol) = common(filters, |f| Some(f.protocol)) {
         let original = Tuple {
             protocol: Some(protocol),
-            destination: common(filters, |f| f.original_destination),
+            destination: common(filters, |f| f.original_destination).filter(IpAddr::is_ipv4),
             destination_port: common(filters, |f| f.original_port),
             ..Tuple::default()
         };
         let reply = Tuple {
             protocol: Some(protocol),
-            source: common(filters, |f| f.reply_source),
+            source: common(filters, |f| f.reply_source).filter(IpAddr::is_ipv4),
             source_port: common(filters, |f| f.reply_port),
             ..Tuple::default()
         };
@@ -141,6 +142,13 @@ pub(super) fn entry<'a>(message: &Message<'a>) -> Option<Entry<'a>> {
         id: find(ID),
         zone: find(ZONE),
     })
+}
+
+#[cfg(test)]
+impl Flow {
+    pub(super) fn with_id(&self, id: [u8; 4]) -> Self {
+        Flow { id: Some(id.to_vec()), ..self.clone() }
+    }
 }
 
 impl Entry<'_> {

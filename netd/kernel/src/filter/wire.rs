@@ -13,7 +13,7 @@ const INET: u8 = 1;
 pub(crate) const NLM_F_REQUEST: u16 = 0x01;
 pub(crate) const NLM_F_ACK: u16 = 0x04;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
-pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
 pub(super) const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
@@ -107,7 +107,7 @@ pub(crate) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(first_seq: u32) -> Self {
+    pub(crate) fn new(first_seq: u32) -> Self {
         Messages { bytes: Vec::with_capacity(1024), next: first_seq, last: 0 }
     }
 
@@ -208,7 +208,7 @@ impl Messages {
         self.next
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
