@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rnet_plugins_builtin::NAMES;
+
+use crate::names;
 
 /// CNI plugins of rnet, all in this one executable
 ///
@@ -45,7 +46,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match Words::parse().command {
         Verb::Install { dir, force } => own_path().and_then(|own| install(&own, &dir, force)),
         Verb::Uninstall { dir } => own_path().and_then(|own| uninstall(&own, &dir)),
-        Verb::List => Ok(NAMES.map(str::to_owned).to_vec()),
+        Verb::List => Ok(names().map(str::to_owned).collect()),
     };
     match done {
         Ok(lines) => {
@@ -95,7 +96,7 @@ fn aside(link: &Path) -> PathBuf {
 /// All links or none: what is in the way is looked for before anything is changed.
 fn install(own: &Path, dir: &Path, force: bool) -> Result<Vec<String>, String> {
     fs::create_dir_all(dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
-    let links: Vec<PathBuf> = NAMES.iter().map(|name| dir.join(name)).filter(|link| link != own).collect();
+    let links: Vec<PathBuf> = names().map(|name| dir.join(name)).filter(|link| link != own).collect();
     let mut foreign = Vec::new();
     for link in &links {
         if there(link, own)? == There::Foreign {
@@ -136,7 +137,7 @@ fn install(own: &Path, dir: &Path, force: bool) -> Result<Vec<String>, String> {
 
 fn uninstall(own: &Path, dir: &Path) -> Result<Vec<String>, String> {
     let mut lines = Vec::new();
-    for link in NAMES.iter().map(|name| dir.join(name)).filter(|link| link != own) {
+    for link in names().map(|name| dir.join(name)).filter(|link| link != own) {
         if there(&link, own)? != There::Ours {
             continue;
         }
@@ -174,7 +175,7 @@ mod tests {
 
         install(&own, &dir, true).unwrap();
         install(&own, &dir, true).unwrap();
-        for name in NAMES {
+        for name in names() {
             assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), "us", "{name}");
         }
         uninstall(&own, &dir).unwrap();

@@ -5,6 +5,7 @@ mod attach;
 mod attach_errors;
 mod bridge;
 mod broken;
+mod cni_rnet;
 mod concurrency;
 mod crash;
 mod demo;

@@ -12,7 +12,7 @@ use super::address::Resolved;
 use super::core::{inode, kernel};
 use super::ready::undress;
 use super::reap::Retired;
-use super::state::{EndpointRecord, Origin, Phase, Prewired, owner};
+use super::state::{EndpointRecord, Origin, Phase, Prewired, cni_owner, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
 use crate::resolve::Target;
@@ -23,6 +23,25 @@ pub(super) struct Asked {
     pub(super) ips: Vec<IpAddr>,
     pub(super) mac: Option<MacAddr>,
     pub(super) ifname: Option<IfName>,
+    /// What a CNI runtime calls its network, if it asks; it names the interface then.
+    pub(super) list: Option<String>,
+}
+
+impl Asked {
+    /// Who will hold the addresses.
+    fn owner(&self, target: &Target) -> String {
+        match (&self.list, &self.ifname) {
+            (Some(_), Some(ifname)) => cni_owner(target.engine, &target.id, ifname),
+            _ => owner(target.engine, &target.id),
+        }
+    }
+
+    fn origin(&self, network: NetworkId) -> Origin {
+        match &self.list {
+            Some(list) => Origin::Cni { network, list: list.clone() },
+            None => Origin::Network(network),
+        }
+    }
 }
 
 impl Engine {
@@ -35,7 +54,7 @@ impl Engine {
     ) -> Result<AttachReply, ApiError> {
         let network = self.find_network(name)?;
         self.refuse_ended(target)?;
-        let asked = Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone() };
+        let asked = Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone(), list: None };
         self.connect_to(network, target, &asked)
     }
 
@@ -47,8 +66,10 @@ impl Engine {
         asked: &Asked,
     ) -> Result<AttachReply, ApiError> {
         one_of_each_family(&asked.ips)?;
-        let owner = owner(target.engine, &target.id);
-        if let Some(reply) = self.already_connected(network, target, asked)? {
+        let owner = asked.owner(target);
+        if asked.list.is_some() {
+            self.refuse_added(target, asked)?;
+        } else if let Some(reply) = self.already_connected(network, target, asked)? {
             return Ok(reply);
         }
         let prewired = self.take_prewired(target, network, asked);
@@ -134,7 +155,7 @@ impl Engine {
             engine: target.engine,
             container_id: target.id.clone(),
             container: target.name.clone(),
-            origin: Origin::Network(network),
+            origin: asked.origin(network),
             network: Some(network),
             master: spec.bridge.clone().expect("a network has a bridge from its creation on"),
             ifname,

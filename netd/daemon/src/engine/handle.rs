@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rnet_api::{
-    Allocation, ApiError, AttachReply, AttachRequest, Bridge, BridgeRequest, ConnectRequest, DetachRequest, Empty,
-    Endpoint, Event, Link, LinkRequest, Network, NetworkConnect, NetworkDisconnect, Sandbox, SandboxRequest, Status,
-    Version, WaitRequest,
+    Allocation, ApiError, AttachReply, AttachRequest, Bridge, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniReply,
+    CniStatus, ConnectRequest, DetachRequest, Empty, Endpoint, Event, Link, LinkRequest, Network, NetworkConnect,
+    NetworkDisconnect, Sandbox, SandboxRequest, Status, Version, WaitRequest,
 };
 use rnet_kernel::{FilterMonitor, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe};
 use rnet_model::{ContainerName, EndpointId, IfName, Kind, MacAddr, NetworkSpec};
@@ -356,6 +356,36 @@ impl Handle {
     /// Disconnects a container from a network.
     pub(crate) async fn disconnect(&self, name: String, request: NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
         self.call(move |e| e.disconnect(&name, &request)).await
+    }
+
+    /// ADD of plugin `rnet`.
+    pub(crate) async fn cni_add(&self, request: CniAdd, target: Target) -> Result<CniReply, ApiError> {
+        let inside = open_inside(&target.netns).await;
+        self.call(move |e| {
+            e.enter(&target.netns, inside);
+            e.cni_add(&request, &target)
+        })
+        .await
+    }
+
+    /// DEL of plugin `rnet`.
+    pub(crate) async fn cni_del(&self, request: CniDel) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(move |e| e.cni_del(&request)).await
+    }
+
+    /// CHECK of plugin `rnet`.
+    pub(crate) async fn cni_check(&self, request: CniCheck, target: Target) -> Result<CniReply, ApiError> {
+        self.call(move |e| e.cni_check(&request, &target)).await
+    }
+
+    /// GC of plugin `rnet`.
+    pub(crate) async fn cni_gc(&self, request: CniGc) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(move |e| e.cni_gc(&request)).await
+    }
+
+    /// STATUS of plugin `rnet`.
+    pub(crate) async fn cni_status(&self, request: CniStatus) -> Result<Empty, ApiError> {
+        self.call(move |e| e.cni_status(&request)).await
     }
 
     /// Every address in use.

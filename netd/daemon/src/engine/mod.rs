@@ -9,6 +9,7 @@ mod address;
 mod attach;
 mod bridge;
 mod clock;
+mod cni;
 mod connect;
 mod core;
 mod detach;

@@ -216,7 +216,7 @@ impl Engine {
         let mut made = Vec::new();
         for (index, name) in request.networks.iter().enumerate() {
             let asked = match index {
-                0 => Asked { ips: request.ips.clone(), mac: request.mac, ifname: None },
+                0 => Asked { ips: request.ips.clone(), mac: request.mac, ..Asked::default() },
                 _ => Asked::default(),
             };
             let connected = self.network_for(name).and_then(|network| {
