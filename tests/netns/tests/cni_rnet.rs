@@ -1,9 +1,10 @@
 //! Plugin `rnet`: a CNI runtime's containers on networks of netd.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use rnet_netns_harness::{Container, Host, SOON, run, wait_for};
+use rnet_kernel::Netns;
 use serde_json::{Value, json};
 
 /// What an executable answered.
@@ -66,13 +67,7 @@ impl<'a> Call<'a> {
         let mut process = Command::new(&program);
         process.env_clear().env("RNET_ROOT", &self.host.root).env("CNI_COMMAND", command);
         process.envs(self.env.iter().map(|(k, v)| (*k, v.as_str())));
-        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = self.host.netns.run(|| {
-            let mut child = process.spawn().unwrap();
-            child.stdin.take().unwrap().write_all(self.config.to_string().as_bytes()).unwrap();
-            child.wait_with_output().unwrap()
-        });
-        let output = output.unwrap();
+        let output = feed(&self.host.netns, process, &self.config);
         let text = String::from_utf8(output.stdout).unwrap();
         let out = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
         Answer { code: output.status.code().unwrap(), out }
@@ -87,6 +82,19 @@ impl<'a> Call<'a> {
     fn del(&self) {
         assert_eq!(self.run("DEL").ok(), Value::Null, "DEL has no answer");
     }
+}
+
+/// Runs a program with a configuration on its stdin.
+fn feed(netns: &Netns, mut process: Command, config: &Value) -> Output {
+    process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let input = config.to_string();
+    let output = netns.run(|| {
+        let mut child = process.spawn().unwrap();
+        // One that refuses by its environment alone reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    });
+    output.unwrap()
 }
 
 fn with_blue(test: impl FnOnce(&Host) + Send) {
@@ -304,13 +312,7 @@ fn the_link_of_that_name_is_enough() {
         let call = Call::new(host, "c1", &one);
         let mut process = Command::new(folder.join("rnet"));
         process.env_clear().env("RNET_ROOT", &host.root).env("CNI_COMMAND", "ADD").envs(call.env.iter().cloned());
-        process.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let output = host.netns.run(|| {
-            let mut child = process.spawn().unwrap();
-            child.stdin.take().unwrap().write_all(call.config.to_string().as_bytes()).unwrap();
-            child.wait_with_output().unwrap()
-        });
-        assert!(output.unwrap().status.success());
+        assert!(feed(&host.netns, process, &call.config).status.success());
         assert_eq!(on_blue(host).len(), 1);
     });
 }
