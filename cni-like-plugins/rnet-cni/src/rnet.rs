@@ -139,14 +139,16 @@ fn result(reply: &CniReply, env: &Environment, request: &Request) -> CniResult {
     let named = |name: &str, mac: String| Interface { name: name.to_owned(), mac, ..Interface::default() };
     let mut interfaces = Vec::new();
     interfaces.extend(endpoint.bridge.as_ref().map(|name| named(name.as_str(), text(reply.bridge_mac))));
-    interfaces.push(Interface {
-        mtu: Some(endpoint.mtu),
-        ..named(endpoint.host_ifname.as_str(), text(reply.host_mac))
-    });
+    interfaces.extend(
+        endpoint
+            .host_ifname
+            .as_ref()
+            .map(|name| Interface { mtu: Some(endpoint.mtu), ..named(name.as_str(), text(reply.host_mac)) }),
+    );
     interfaces.push(Interface {
         mtu: Some(endpoint.mtu),
         sandbox: env.netns.clone(),
-        ..named(endpoint.ifname.as_str(), endpoint.mac.to_string())
+        ..named(endpoint.ifname.as_str(), text(endpoint.mac))
     });
     let inside = interfaces.len() - 1;
     let gateway = |six: bool| endpoint.gateways.iter().copied().find(|g| g.is_ipv6() == six);
@@ -178,9 +180,9 @@ fn compare(reply: &CniReply, env: &Environment, previous: Option<&CniResult>) ->
     let Endpoint { ifname, mac, addresses, .. } = &reply.endpoint;
     let kept = previous.interfaces.iter().position(|i| i.name == ifname.as_str() && !i.sandbox.is_empty());
     if let Some(kept) = kept.and_then(|index| previous.interfaces.get(index))
-        && !kept.mac.eq_ignore_ascii_case(&mac.to_string())
+        && mac.is_some_and(|mac| !kept.mac.eq_ignore_ascii_case(&mac.to_string()))
     {
-        return Err(Error::internal(format!("{ifname} of container {} has MAC address {mac}", env.container))
+        return Err(Error::internal(format!("{ifname} of container {} has another MAC address", env.container))
             .details(format!("prevResult says {}", kept.mac)));
     }
     let ours = |ip: &&IpConfig| ip.interface.is_none() || ip.interface == kept;

@@ -27,7 +27,7 @@ impl Engine {
         };
         let endpoint = self.connect_to(network, target, &asked)?.endpoint;
         let bridge_mac = endpoint.bridge.as_ref().and_then(|name| self.mac_of(name));
-        let host_mac = self.mac_of(&endpoint.host_ifname);
+        let host_mac = endpoint.host_ifname.as_ref().and_then(|name| self.mac_of(name));
         Ok(CniReply { bridge_mac, host_mac, endpoint, problems: Vec::new() })
     }
 
