@@ -7,6 +7,7 @@ mod bridge;
 mod broken;
 mod cni_rnet;
 mod concurrency;
+mod conflist;
 mod crash;
 mod demo;
 mod docker;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rnet_api::{ApiError, CniAdd, CniCheck, CniDel, CniGc, CniId, CniReply, CniStatus, Empty, Endpoint};
 use rnet_kernel::Links;
-use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId};
+use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, NetworkName};
 use rnet_plugins_builtin::port;
 
 use super::Engine;
@@ -17,7 +17,7 @@ use crate::resolve::Target;
 impl Engine {
     /// ADD.
     pub(super) fn cni_add(&mut self, request: &CniAdd, target: &Target) -> Result<CniReply, ApiError> {
-        let network = self.network_for(&request.network)?;
+        let network = self.network_for_cni(&request.network)?;
         self.refuse_ended(target)?;
         let asked = Asked {
             ips: request.ips.clone(),
@@ -29,6 +29,16 @@ impl Engine {
         let bridge_mac = endpoint.bridge.as_ref().and_then(|name| self.mac_of(name));
         let host_mac = endpoint.host_ifname.as_ref().and_then(|name| self.mac_of(name));
         Ok(CniReply { bridge_mac, host_mac, endpoint, problems: Vec::new() })
+    }
+
+    /// Where plugin `rnet` puts containers: a network whose bridge netd keeps.
+    fn network_for_cni(&mut self, name: &NetworkName) -> Result<NetworkId, ApiError> {
+        let network = self.network_for(name)?;
+        if self.is_listed(network) {
+            return Err(ApiError::new(Kind::Invalid, format!("network {name} is itself a list of CNI plugins"))
+                .hint("give the runtime that list"));
+        }
+        Ok(network)
     }
 
     /// Only told, so that a failure is no failure of the call.
@@ -87,7 +97,7 @@ impl Engine {
 
     /// STATUS.
     pub(super) fn cni_status(&mut self, request: &CniStatus) -> Result<Empty, ApiError> {
-        let network = self.network_for(&request.network)?;
+        let network = self.network_for_cni(&request.network)?;
         let bridge = self.networks[&network].record.spec.bridge.clone();
         if let Some(bridge) = bridge {
             let fail = |e| kernel(format!("cannot look for {bridge}"), &e);

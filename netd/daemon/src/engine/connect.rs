@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use rnet_api::{ApiError, AttachReply, Endpoint, NetworkConnect, NetworkDisconnect, Outcome};
+use rnet_api::{ApiError, AttachReply, NetworkConnect, NetworkDisconnect, Outcome};
 use rnet_kernel::{LinkOp, Links};
 use rnet_model::{IfName, Kind, MacAddr, NetworkId, one_of_each_family};
 use rnet_plan::{Action, Place, Plan, apply};
@@ -10,6 +10,7 @@ use rnet_plugins_builtin::port::{self, Wanted};
 
 use super::address::Resolved;
 use super::core::{inode, kernel};
+use super::drive::Removal;
 use super::ready::undress;
 use super::reap::Retired;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, cni_owner, owner};
@@ -28,6 +29,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// By `rnet network connect`.
+    pub(super) fn of(request: &NetworkConnect) -> Self {
+        Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone(), list: None }
+    }
+
     /// Who will hold the addresses.
     fn owner(&self, target: &Target) -> String {
         match (&self.list, &self.ifname) {
@@ -54,8 +60,7 @@ impl Engine {
     ) -> Result<AttachReply, ApiError> {
         let network = self.find_network(name)?;
         self.refuse_ended(target)?;
-        let asked = Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone(), list: None };
-        self.connect_to(network, target, &asked)
+        self.connect_to(network, target, &Asked::of(request))
     }
 
     /// Connects a container to a network, or finds that it is.
@@ -66,6 +71,10 @@ impl Engine {
         asked: &Asked,
     ) -> Result<AttachReply, ApiError> {
         one_of_each_family(&asked.ips)?;
+        if self.is_listed(network) {
+            // It became one between two jobs.
+            return Err(ApiError::new(Kind::Retry, "the network has changed").hint("repeat the request"));
+        }
         let owner = asked.owner(target);
         if asked.list.is_some() {
             self.refuse_added(target, asked)?;
@@ -263,7 +272,7 @@ impl Engine {
     }
 
     /// `rnet network disconnect`.
-    pub(super) fn disconnect(&mut self, name: &str, request: &NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
+    pub(super) fn disconnect(&mut self, name: &str, request: &NetworkDisconnect) -> Result<Removal, ApiError> {
         let network = self.find_network(name)?;
         let missing = || {
             let name = &self.networks[&network].record.spec.name;
@@ -273,9 +282,11 @@ impl Engine {
         let (engine, id) = self.attached_container(&request.container)?.ok_or_else(missing)?;
         let on_network = |r: &&EndpointRecord| r.network == Some(network);
         let found: Vec<_> = self.of_container(engine, &id).into_iter().filter(on_network).map(|r| r.id).collect();
-        if found.is_empty() {
+        let chains: Vec<_> = self.chains_of(engine, &id).filter(|r| r.network == network).map(|r| r.id).collect();
+        if found.is_empty() && chains.is_empty() {
             return Err(missing());
         }
-        found.into_iter().map(|id| self.detach_one(id)).collect()
+        let endpoints = found.into_iter().map(|id| self.detach_one(id)).collect::<Result<_, _>>()?;
+        Ok(Removal { endpoints, chains })
     }
 }
