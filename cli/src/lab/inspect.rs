@@ -119,7 +119,8 @@ fn views(record: &Record, observed: &Observed) -> Vec<NodeView> {
             mac: e.mac,
             addresses: e.addresses.clone(),
             mtu: Some(e.mtu),
-            peer: [&e.bridge, &e.host_ifname].map(|n| n.as_ref().map(ToString::to_string).unwrap_or_default()).join(":"),
+            peer:
+                [&e.bridge, &e.host_ifname].map(|n| n.as_ref().map(ToString::to_string).unwrap_or_default()).join(":"),
         }));
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         nodes.push(NodeView {

@@ -52,9 +52,7 @@ pub(crate) fn answer(
             let ask = CniGc { list: request.name.clone(), valid };
             client.gc(&ask).map(|_| None).map_err(|e| refused(env.command, &e))
         }
-        Command::Status => {
-            client.status(&CniStatus { network }).map(|_| None).map_err(|e| refused(env.command, &e))
-        }
+        Command::Status => client.status(&CniStatus { network }).map(|_| None).map_err(|e| refused(env.command, &e)),
         Command::Version => Ok(None),
     }
 }
@@ -65,8 +63,9 @@ fn network(request: &Request) -> Result<NetworkName, Error> {
         Some(Value::String(text)) => text,
         Some(_) => return Err(Error::new(Error::DECODING_FAILURE, "network is no string")),
         None => {
-            return Err(Error::config("missing key network")
-                .details("type rnet puts the container on a network of netd: \"network\": \"NAME\" of rnet network ls"));
+            return Err(Error::config("missing key network").details(
+                "type rnet puts the container on a network of netd: \"network\": \"NAME\" of rnet network ls",
+            ));
         }
     };
     let unsupported = |key: &str, why: &str| Err(Error::new(Error::UNSUPPORTED_FIELD, key).details(why));
@@ -86,12 +85,7 @@ fn network(request: &Request) -> Result<NetworkName, Error> {
     Ok(text.parse::<NetworkName>()?)
 }
 
-fn wanted(
-    env: &Environment,
-    request: &Request,
-    network: NetworkName,
-    netns: Option<&Netns>,
-) -> Result<CniAdd, Error> {
+fn wanted(env: &Environment, request: &Request, network: NetworkName, netns: Option<&Netns>) -> Result<CniAdd, Error> {
     env.only_args(&["IP", "MAC", "GATEWAY"])?;
     let from_env = env.arg("IP").into_iter().flat_map(|list| list.split(',')).filter(|ip| !ip.is_empty());
     let all = from_env.chain(request.args.ips.iter().chain(&request.runtime.ips).map(String::as_str));
@@ -189,9 +183,7 @@ fn compare(reply: &CniReply, env: &Environment, previous: Option<&CniResult>) ->
     let there = |ip: &&IpConfig| addresses.iter().any(|a| a.ip() == ip.address.ip());
     match previous.ips.iter().filter(ours).find(|ip| !there(ip)) {
         None => Ok(()),
-        Some(ip) => {
-            Err(Error::internal(format!("{ifname} of container {} never had {}", env.container, ip.address)))
-        }
+        Some(ip) => Err(Error::internal(format!("{ifname} of container {} never had {}", env.container, ip.address))),
     }
 }
 

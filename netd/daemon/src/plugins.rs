@@ -7,8 +7,8 @@ use rnet_api::{ApiError, Root};
 use rnet_kernel::{Links as _, Netns, Route};
 use rnet_model::{IfAddr, Kind, MacAddr, NetworkSpec};
 use rnet_plan::fail;
-use rnet_plugin_protocol::runtime::{Attachment, Cache, Chain, Directories, Extra, Limits, NetworkList};
-use rnet_plugin_protocol::{CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request};
+use rnet_plugin_protocol::runtime::{Attachment, Cache, Chain, Directories, Executable, Extra, Limits, NetworkList};
+use rnet_plugin_protocol::{CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request, Version};
 use rnet_plugins_builtin::{Kernel, NAMES, configure};
 use serde_json::{Map, Value, json};
 
@@ -48,6 +48,10 @@ impl Plugins {
         for plugin in &list.plugins {
             let request = list.request(plugin, &Extra::default()).map_err(|e| of_network(invalid(&e)))?;
             let found = self.look_for(&plugin.kind, &request).map_err(of_network)?;
+            if let Found::Foreign(executable) = &found {
+                speaks(executable, &plugin.kind, list.version).map_err(of_network)?;
+            }
+            let found = found.plugin();
             let ipam = request.ipam.as_ref().and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
             if let Some(kind) = ipam.filter(|_| found.delegation() != Delegation::Never) {
                 self.look_for(kind, &request).map_err(of_network)?;
@@ -56,22 +60,23 @@ impl Plugins {
         Ok(list)
     }
 
-    fn look_for(&self, kind: &str, request: &Request) -> Result<Box<dyn Plugin>, ApiError> {
+    fn look_for(&self, kind: &str, request: &Request) -> Result<Found, ApiError> {
         if kind == OURSELVES {
             return Err(ApiError::new(Kind::Invalid, format!("plugin {kind:?} would ask netd for a network of netd"))
                 .hint("it is for other runtimes; containers of rnet name the network itself"));
         }
         if let Some(plugin) = configure(kind, request).map_err(|e| invalid(&e.context(format!("plugin {kind:?}"))))? {
-            return Ok(plugin);
+            return Ok(Found::Own(plugin));
         }
         match self.directories.find(kind) {
-            Ok(found) => Ok(Box::new(found)),
-            Err(e) if is_missing(&e) => Err(ApiError::new(Kind::Missing, format!("there is no plugin {kind:?}"))
-                .hint(format!(
+            Ok(found) => Ok(Found::Foreign(found)),
+            Err(e) if is_missing(&e) => {
+                Err(ApiError::new(Kind::Missing, format!("there is no plugin {kind:?}")).hint(format!(
                     "searched: {}, which [plugins] of netd.toml changes; built in are {}",
                     self.searched(),
                     NAMES.join(", ")
-                ))),
+                )))
+            }
             Err(e) => Err(invalid(&e)),
         }
     }
@@ -97,18 +102,14 @@ impl Plugins {
         let path = self.directories.path();
         let chain = Chain { list: &list, resolve: &resolve, cache: &self.cache, path: &path };
         fail::point("chain.add");
-        let result = chain.add(&attachment, &mut kernel).map_err(|e| Refused {
-            whole: !Chain::left_something(&e),
-            error: self.failed("connect", work, &e),
-        })?;
+        let result = chain
+            .add(&attachment, &mut kernel)
+            .map_err(|e| Refused { whole: !Chain::left_something(&e), error: self.failed("connect", work, &e) })?;
         fail::point("chain.add.done");
         let made = look(&result, work, &netns).and_then(|made| given(work, made));
         made.map_err(|error| match chain.del(&attachment, &mut kernel) {
             Ok(()) => whole(error),
-            Err(left) => Refused {
-                error: error.hint(format!("and it could not be taken back: {left}")),
-                whole: false,
-            },
+            Err(left) => Refused { error: error.hint(format!("and it could not be taken back: {left}")), whole: false },
         })
     }
 
@@ -151,10 +152,44 @@ impl Plugins {
                 "what the others made is removed; put it back into one of {} and repeat the command",
                 self.searched()
             ),
+            (false, "connect") if Chain::left_something(error) => {
+                format!(
+                    "something may be left of it: rnet network disconnect {} {}",
+                    work.network, work.record.container
+                )
+            }
             (false, "connect") => "what was made is taken back; when that is over, repeat the command".to_owned(),
             (false, _) => "the others were asked too; repeat the command when that is over".to_owned(),
         })
     }
+}
+
+/// A plugin, and whose it is.
+enum Found {
+    Own(Box<dyn Plugin>),
+    Foreign(Executable),
+}
+
+impl Found {
+    fn plugin(&self) -> &dyn Plugin {
+        match self {
+            Found::Own(plugin) => plugin.as_ref(),
+            Found::Foreign(executable) => executable,
+        }
+    }
+}
+
+/// All plugins of a list are spoken to in one version.
+fn speaks(executable: &Executable, kind: &str, version: Version) -> Result<(), ApiError> {
+    let versions = executable
+        .versions()
+        .map_err(|e| invalid(&e.context(format!("plugin {kind:?} does not say which versions it speaks"))))?;
+    if versions.contains(&version) {
+        return Ok(());
+    }
+    let spoken: Vec<_> = versions.iter().map(|v| v.as_str()).collect();
+    Err(ApiError::new(Kind::Unsupported, format!("plugin {kind:?} does not speak {version}"))
+        .hint(format!("it speaks {}; change \"cniVersion\" of the list", spoken.join(", "))))
 }
 
 fn is_missing(error: &Error) -> bool {
@@ -208,7 +243,8 @@ fn attachment(work: &Work, list: &NetworkList, netns: Option<Netns>) -> Attachme
 /// What is shown of a result, and of the interface itself.
 fn look(result: &CniResult, work: &Work, netns: &Netns) -> Result<Made, ApiError> {
     let ifname = &work.record.ifname;
-    let fail = |e| ApiError::new(Kind::Retry, format!("cannot look for {ifname} of {}", work.record.container)).because(&e);
+    let fail =
+        |e| ApiError::new(Kind::Retry, format!("cannot look for {ifname} of {}", work.record.container)).because(&e);
     let link = Route::open(netns).and_then(|mut inside| inside.link(ifname)).map_err(fail)?.ok_or_else(|| {
         let text = format!("the plugins of network {} made no interface {ifname}", work.network);
         ApiError::new(Kind::Invalid, text).hint("the first plugin of the list has to make it")
@@ -251,4 +287,3 @@ fn given(work: &Work, made: Made) -> Result<Made, ApiError> {
         _ => Ok(made),
     }
 }
-

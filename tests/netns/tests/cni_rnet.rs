@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-use rnet_netns_harness::{Container, Host, SOON, run, wait_for};
 use rnet_kernel::Netns;
+use rnet_netns_harness::{Container, Host, SOON, run, wait_for};
 use serde_json::{Value, json};
 
 /// What an executable answered.

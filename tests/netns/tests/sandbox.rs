@@ -184,7 +184,8 @@ fn sandboxes_survive_a_crash_and_ready_ones_do_not_pile_up() {
 
 /// The host ends of ready interfaces: those that are no endpoint's.
 fn ready_ports(host: &Host, bridge: &str) -> Vec<String> {
-    let known: Vec<String> = host.client().attachments().unwrap().iter().map(|e| e.host_ifname.clone().unwrap().to_string()).collect();
+    let known: Vec<String> =
+        host.client().attachments().unwrap().iter().map(|e| e.host_ifname.clone().unwrap().to_string()).collect();
     let all = host.ip(&format!("-o link show master {bridge}"));
     let names = all.lines().filter_map(|l| l.split(": ").nth(1)?.split('@').next());
     names.filter(|n| !known.iter().any(|k| k == n)).map(str::to_owned).collect()

@@ -142,9 +142,7 @@ impl Engine {
     ) -> Result<Begun, ApiError> {
         one_of_each_family(&asked.ips)?;
         let here = inode(target.netns.id());
-        let same = |r: &&ChainRecord| {
-            r.network == network && r.engine == target.engine && r.container_id == target.id
-        };
+        let same = |r: &&ChainRecord| r.network == network && r.engine == target.engine && r.container_id == target.id;
         if let Some(found) = self.chains.values().find(same) {
             if found.phase != Phase::Live || found.netns != here {
                 return Ok(Begun::Leftover(found.id));
@@ -162,8 +160,9 @@ impl Engine {
             }
             let name = &self.networks[&network].record.spec.name;
             let text = format!("{} is connected to network {name} already, as {}", found.container, found.ifname);
-            return Err(ApiError::new(Kind::Conflict, text)
-                .hint(format!("rnet network disconnect {name} {}", found.container)));
+            return Err(
+                ApiError::new(Kind::Conflict, text).hint(format!("rnet network disconnect {name} {}", found.container))
+            );
         }
         self.refuse_ended(target)?;
         let inside = self.look_inside(&target.netns, &target.name)?;

@@ -111,7 +111,8 @@ impl Handle {
             return self.call(move |e| e.create_network(&spec)).await;
         }
         spec.validate()?;
-        let list = self.driver.plugins.accept(&spec)?;
+        let asked = spec.clone();
+        let list = self.driver.run(move |plugins| plugins.accept(&asked)).await?;
         self.call(move |e| match e.same_network(&spec)? {
             Some(there) => Ok(there),
             None => e.create_listed(&spec, &list),
@@ -134,12 +135,7 @@ impl Handle {
         .await
     }
 
-    async fn connect_in_turn(
-        &self,
-        network: NetworkId,
-        target: Target,
-        asked: Asked,
-    ) -> Result<AttachReply, ApiError> {
+    async fn connect_in_turn(&self, network: NetworkId, target: Target, asked: Asked) -> Result<AttachReply, ApiError> {
         loop {
             let (t, a) = (target.clone(), asked.clone());
             match self.call(move |e| e.begin_chain(network, &t, &a)).await? {
@@ -154,8 +150,7 @@ impl Handle {
     async fn add(&self, id: EndpointId, netns: rnet_kernel::Netns) -> Result<AttachReply, ApiError> {
         let work = self.call(move |e| e.work_of(id)).await?;
         let added = self.driver.run(move |plugins| Ok(plugins.add(&work, netns))).await;
-        let added: Result<Made, Refused> =
-            added.unwrap_or_else(|error| Err(Refused { error, whole: true }));
+        let added: Result<Made, Refused> = added.unwrap_or_else(|error| Err(Refused { error, whole: true }));
         match added {
             Ok(made) => {
                 let kept = self.call(move |e| e.chain_made(id, made)).await;

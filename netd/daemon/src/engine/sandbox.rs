@@ -9,7 +9,8 @@ use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, Sandbox, SandboxReques
 use rnet_ipam::State;
 use rnet_kernel::{LinkOp, Links, Netns, Route};
 use rnet_model::{
-    ContainerName, EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, NetworkName, SandboxId,
+    ContainerName, EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, NetworkName,
+    SandboxId,
 };
 use rnet_plan::{apply, fail};
 
