@@ -5,6 +5,7 @@
 
 mod call;
 mod install;
+mod rnet;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -16,6 +17,11 @@ use serde_json::{Value, json};
 
 /// The executable's own name: under it, the plugin is the `type` of the configuration.
 const NAME: &str = "rnet-cni";
+
+/// Every `type` there is: the plugins that need nobody, and the one that hands over to netd.
+fn names() -> impl Iterator<Item = &'static str> {
+    rnet_plugins_builtin::names().chain([rnet::NAME])
+}
 
 fn main() -> ExitCode {
     if let Some(code) = dhcp::keep_if_asked() {
