@@ -195,15 +195,7 @@ mod tests {
         let ns = Netns::create().unwrap();
         let mut route = Route::open(&ns).unwrap();
         let (left, right): (IfName, IfName) = ("left0".parse().unwrap(), "right0".parse().unwrap());
-        let pair = NewVeth {
-            name: left.clone(),
-            alias: String::new(),
-            master: None,
-            mtu: 1500,
-            peer: right.clone(),
-            peer_mac: "02:00:00:00:00:02".parse().unwrap(),
-            netns: None,
-        };
+        let pair = NewVeth::new(left.clone(), right.clone(), "02:00:00:00:00:02".parse().unwrap());
         assert!(route.batch(&[LinkOp::NewVeth(pair)]).unwrap().is_empty());
         assert!(route.batch(&[LinkOp::Up(left.clone()), LinkOp::Up(right.clone())]).unwrap().is_empty());
         let server = Datagrams::open(&ns, &left, 67).unwrap();
