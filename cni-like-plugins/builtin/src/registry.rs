@@ -3,7 +3,10 @@
 use rnet_plugin_protocol::{Error, Plugin, Request};
 use serde_json::{Map, Value};
 
-use crate::{bandwidth, bridge, dhcp, host_local, loopback, sbr, static_ipam, tuning, vrf};
+use crate::{
+    bandwidth, bridge, dhcp, dummy, firewall, host_device, host_local, ipvlan, loopback, macvlan, portmap, ptp, sbr,
+    static_ipam, tap, tuning, vlan, vrf,
+};
 
 /// A plugin of this crate.
 struct Entry {
@@ -26,13 +29,22 @@ macro_rules! entry {
 
 const ENTRIES: &[Entry] = &[
     entry!("bandwidth", "bandwidth", |r, _| Ok(Box::new(bandwidth::Bandwidth::new(r)?))),
-    entry!("bridge", "bridge", |r, _| Ok(Box::new(bridge::Bridge::new(r)?))),
+    entry!("bridge", "bridge", |r, _| Ok(Box::new(bridge::Bridge::new(r)))),
     entry!("dhcp", "dhcp", |r, ipam| Ok(Box::new(dhcp::Dhcp::new(r, ipam)?))),
+    entry!("dummy", "dummy", |_, _| Ok(Box::new(dummy::Dummy))),
+    entry!("firewall", "firewall", |r, _| Ok(Box::new(firewall::Firewall::new(r)?))),
+    entry!("host-device", "host_device", |r, _| Ok(Box::new(host_device::HostDevice::new(r)))),
     entry!("host-local", "host_local", |r, ipam| Ok(Box::new(host_local::HostLocal::new(r, ipam)?))),
+    entry!("ipvlan", "ipvlan", |r, _| Ok(Box::new(ipvlan::Ipvlan::new(r)))),
     entry!("loopback", "loopback", |_, _| Ok(Box::new(loopback::Loopback))),
+    entry!("macvlan", "macvlan", |r, _| Ok(Box::new(macvlan::Macvlan::new(r)))),
+    entry!("portmap", "portmap", |r, _| Ok(Box::new(portmap::Portmap::new(r)?))),
+    entry!("ptp", "ptp", |r, _| Ok(Box::new(ptp::Ptp::new(r)))),
     entry!("sbr", "sbr", |r, _| Ok(Box::new(sbr::Sbr::new(r)?))),
     entry!("static", "static_ipam", |_, ipam| Ok(Box::new(static_ipam::Static::new(ipam)?))),
+    entry!("tap", "tap", |r, _| Ok(Box::new(tap::Tap::new(r)))),
     entry!("tuning", "tuning", |r, _| Ok(Box::new(tuning::Tuning::new(r)?))),
+    entry!("vlan", "vlan", |r, _| Ok(Box::new(vlan::Vlan::new(r)))),
     entry!("vrf", "vrf", |r, _| Ok(Box::new(vrf::Vrf::new(r)?))),
 ];
 

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use rnet_kernel::{LinkOp, RouteEntry};
+use rnet_kernel::{LinkOp, NextHop, RouteEntry};
 use rnet_model::{IfAddr, IfName, Subnet};
 use rnet_plan::{Action, Place, Plan};
 
@@ -31,10 +31,22 @@ pub fn route_op(dev: &IfName, route: &Route, gateway: Option<IpAddr>) -> RouteEn
     }
 }
 
-/// Routes of a result. One without a next hop of its own takes the gateway of its family.
+/// Routes of a result. One without a next hop of its own takes the gateway of its family. Several to one destination
+/// become one with several next hops: the kernel takes no second route of the same metric.
 pub fn routes(dev: &IfName, result: &CniResult) -> Vec<LinkOp> {
-    let gateway = |r: &Route| gateway_of(result, r.gw, r.dst.is_ipv6());
-    result.routes.iter().map(|r| LinkOp::AddRoute(route_op(dev, r, gateway(r)))).collect()
+    let mut all: Vec<RouteEntry> = Vec::new();
+    for route in &result.routes {
+        let new = route_op(dev, route, gateway_of(result, route.gw, route.dst.is_ipv6()));
+        let same = |r: &&mut RouteEntry| (r.destination, r.table, r.metric) == (new.destination, new.table, new.metric);
+        let Some(first) = all.iter_mut().find(same) else {
+            all.push(new);
+            continue;
+        };
+        if first.via != new.via && !first.more.iter().any(|hop| hop.via == new.via) {
+            first.more.push(NextHop { via: new.via, dev: new.dev, onlink: false });
+        }
+    }
+    all.into_iter().map(LinkOp::AddRoute).collect()
 }
 
 /// Addresses and routes of the lease for the container's interface of `bare`.

@@ -29,6 +29,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// The first failure.
     pub fn add(&self, call: &mut Call<'_>, surfaces: &mut dyn Surfaces) -> Result<CniResult, Error> {
+        self.plugin.configured()?;
         let ipam = self.delegate()?;
         if let Some(ipam) = ipam.filter(|ipam| ipam.needs_interface()) {
             return self.add_before_lease(ipam, call, surfaces);
@@ -92,6 +93,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// The first difference, or no `prevResult`.
     pub fn check(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        self.plugin.configured()?;
         call.previous()?;
         self.plugin.check(call, &mut View::new(surfaces))?;
         match self.delegate()? {
@@ -121,6 +123,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// Code 50 or 51.
     pub fn status(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        self.plugin.configured()?;
         self.plugin.status(call, &mut View::new(surfaces))?;
         match self.delegate()? {
             Some(ipam) => ipam.status(call, &mut View::new(surfaces)),

@@ -24,6 +24,15 @@ pub trait Plugin: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether the configuration can be used. DEL and GC do without: what was made has to go, whatever has become of the
+    /// configuration.
+    ///
+    /// # Errors
+    /// Codes 2, 6 and 7 with what is wrong.
+    fn configured(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes the interface, or adds to what the plugins before made. Without `leased` the interface has no addresses.
     ///
     /// # Errors

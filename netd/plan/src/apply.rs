@@ -110,6 +110,13 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
         }
         Action::Tables(changes) if changes.is_empty() => Ok(()),
         Action::Tables(changes) => surfaces.tables().and_then(|tables| tables.commit(changes, None)).map_err(whole),
+        Action::TablesUnlessChanged(changes, generation) => {
+            let done = surfaces.tables().and_then(|tables| tables.commit(changes, Some(*generation)));
+            match done {
+                Err(e) if e.errno == ERESTART => Ok(()),
+                other => other.map_err(whole),
+            }
+        }
         Action::RemoveUnused(table, sets) => {
             surfaces.tables().and_then(|tables| remove_unused(tables, table, sets)).map_err(whole)
         }
@@ -118,20 +125,26 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
     }
 }
 
+/// The kernel's own errno of an overtaken transaction (include/linux/errno.h).
+const ERESTART: i32 = 85;
+const ENOENT: i32 = 2;
+
 /// Somebody may add an element between the look and the removal: then the generation has moved, and it is looked at
 /// again. A table that changes all the time is in use.
 fn remove_unused(tables: &mut NfTables, table: &Table, sets: &[Set]) -> Result<(), KernelError> {
     const LOOKS: u32 = 4;
-    /// The kernel's own errno of an overtaken transaction (include/linux/errno.h).
-    const ERESTART: i32 = 85;
     for _ in 0..LOOKS {
         let generation = tables.generation()?;
         if !tables.table_exists(table)? {
             return Ok(());
         }
         for set in sets {
-            if tables.any_element(table, &set.name)? {
-                return Ok(());
+            match tables.any_element(table, &set.name) {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                // Somebody else removed the table since.
+                Err(e) if e.errno == ENOENT => return Ok(()),
+                Err(e) => return Err(e),
             }
         }
         match tables.commit(Changes::new().destroy_table(table), Some(generation)) {

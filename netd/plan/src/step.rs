@@ -47,6 +47,9 @@ pub enum Action {
     },
     /// One nf_tables transaction on tables other than netd's own.
     Tables(Changes),
+    /// The same, left out when anything in nf_tables has changed since this generation: what was looked at may no
+    /// longer hold.
+    TablesUnlessChanged(Changes, u32),
     /// Removes a table if none of these sets has an element.
     RemoveUnused(Table, Vec<Set>),
     /// Writes a file, or removes it: what a plugin has to remember until its undo. Folders are made, for root alone.
@@ -105,7 +108,9 @@ impl Action {
             Action::Sysctl { place, key, value } => {
                 vec![format!("{}sysctl {}={value}", place.prefix(), key.replace('/', "."))]
             }
-            Action::Tables(changes) => changes.to_string().lines().map(|line| format!("nft {line}")).collect(),
+            Action::Tables(changes) | Action::TablesUnlessChanged(changes, _) => {
+                changes.to_string().lines().map(|line| format!("nft {line}")).collect()
+            }
             Action::RemoveUnused(table, _) => vec![format!("nft delete table {}, unless it is used", table.name)],
             Action::File { path, contents: Some(_) } => vec![format!("write {}", path.display())],
             Action::File { path, contents: None } => vec![format!("remove {}", path.display())],

@@ -120,8 +120,11 @@ pub fn path_text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")
 }
 
-/// A program that was built with the workspace, or that the test needs and lacks.
-pub(crate) fn built(name: &str) -> PathBuf {
+/// A program that was built with the workspace.
+///
+/// # Panics
+/// When it was not.
+pub fn built(name: &str) -> PathBuf {
     // target/debug/deps/TEST, and the programs in target/debug.
     let test = std::env::current_exe().expect("a process has a program");
     let path = test.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").join(name);

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bridge;
+mod clients;
 mod differ;
 mod driver;
 mod orders;

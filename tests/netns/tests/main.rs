@@ -9,6 +9,7 @@ mod cni;
 mod concurrency;
 mod crash;
 mod demo;
+mod dhcp;
 mod docker;
 mod hook;
 mod lab;

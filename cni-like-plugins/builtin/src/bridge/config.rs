@@ -6,6 +6,8 @@ use rnet_model::IfName;
 use rnet_plugin_protocol::{Error, Request};
 use serde::Deserialize;
 
+use crate::common;
+
 /// As it is written.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -112,7 +114,30 @@ pub(super) struct Config {
 
 impl Config {
     pub(super) fn new(request: &Request) -> Result<Self, Error> {
-        let written: Written = request.config()?;
+        Config::checked(request.config()?, request)
+    }
+
+    /// What DEL and GC look for when the configuration says nothing.
+    pub(super) fn all() -> Self {
+        let vlans = Vlans { access: 0, trunk: BTreeSet::new(), keep_default: true };
+        Config {
+            bridge: common::name("cni0"),
+            gateway: Gateway::None,
+            force_address: false,
+            masquerade: true,
+            mtu: None,
+            hairpin: false,
+            promisc: false,
+            isolated: false,
+            vlans,
+            spoof_check: true,
+            detect_duplicates: false,
+            leave_down: false,
+            mac: None,
+        }
+    }
+
+    fn checked(written: Written, request: &Request) -> Result<Self, Error> {
         if written.hairpin_mode && written.promisc_mode {
             return Err(Error::config("bridge: cannot set hairpin mode and promiscuous mode at the same time"));
         }

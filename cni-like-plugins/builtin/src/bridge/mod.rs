@@ -20,15 +20,17 @@ use crate::{common, spoof, table};
 #[derive(Debug)]
 pub struct Bridge {
     config: Config,
+    /// What is wrong with it; then it is the default, with all that leaves something on the host.
+    wrong: Option<Error>,
 }
 
 impl Bridge {
     /// From a request.
-    ///
-    /// # Errors
-    /// Code 6 for another shape, 7 for keys that contradict each other.
-    pub fn new(request: &Request) -> Result<Self, Error> {
-        Config::new(request).map(|config| Bridge { config })
+    pub fn new(request: &Request) -> Self {
+        match Config::new(request) {
+            Ok(config) => Bridge { config, wrong: None },
+            Err(error) => Bridge { config: Config::all(), wrong: Some(error) },
+        }
     }
 
     /// The bridge, made if it is not there; its address.
@@ -170,6 +172,10 @@ fn gateways(config: &Config, ips: &mut [IpConfig], result: &mut CniResult) -> Re
 impl Plugin for Bridge {
     fn delegation(&self) -> Delegation {
         Delegation::Allowed
+    }
+
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
     }
 
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {

@@ -1,0 +1,32 @@
+#![allow(clippy::unwrap_used)]
+use serde_json::json;
+
+use super::*;
+use crate::testbed::{Bed, addressed, config};
+
+#[test]
+fn addresses_are_required() {
+    let Some(bed) = Bed::new() else { return };
+    let error = bed.add(&config("dummy", &json!({}))).unwrap_err();
+    assert!(error.code == Error::INVALID_NETWORK_CONFIG && error.msg.contains("IPAM is required"), "{error}");
+    bed.within("ip link add eth0 type veth peer name x");
+    bed.del(&config("dummy", &json!({}))).unwrap();
+    assert!(bed.link(&bed.inside, "eth0").is_some());
+}
+
+#[test]
+fn a_container_gets_its_addresses() {
+    let Some(bed) = Bed::new() else { return };
+    if !bed.makes("dummy", "type dummy") {
+        return;
+    }
+    let config = addressed("dummy", &json!({}));
+    let result = bed.add(&config).unwrap();
+    let link = bed.link(&bed.inside, "eth0").unwrap();
+    assert_eq!((link.kind, link.up), (LinkKind::Dummy, true));
+    assert_eq!(link.mac.unwrap().to_string(), result.interfaces[0].mac);
+    bed.check(&config, &result).unwrap();
+    bed.del(&config).unwrap();
+    assert_eq!(bed.link(&bed.inside, "eth0"), None);
+    bed.del(&config).unwrap();
+}
