@@ -114,7 +114,7 @@ fn configurations() {
             ("a range without a subnet", 7, &[], s.with("ipam", json!({"type": "host-local", "ranges": [[{}]]}))),
             ("no ranges", 7, &[], s.with("ipam", json!({"type": "host-local"}))),
             ("no such address plugin", 999, &["elsewhere"], s.with("ipam", json!({"type": "elsewhere"}))),
-            ("an address plugin by its path", 999, &[], s.with("ipam", json!({"type": "../static"}))),
+            ("an address plugin by its path", 7, &[], s.with("ipam", json!({"type": "../static"}))),
             ("hairpin and promiscuous", 7, &["hairpin"], {
                 let mut config = s.config();
                 config["hairpinMode"] = json!(true);
