@@ -5,5 +5,7 @@ mod bridge;
 mod clients;
 mod differ;
 mod driver;
+mod interfaces;
+mod meta;
 mod orders;
 mod state;
