@@ -299,7 +299,7 @@ fn attachment_row(e: &Endpoint) -> Vec<String> {
         on,
         output::list(&e.addresses),
         output::list(&e.gateways),
-        e.mac.to_string(),
+        e.mac.map(|m| m.to_string()).unwrap_or_default(),
         output::status(&e.status),
         e.id.to_string(),
     ]

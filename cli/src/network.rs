@@ -1,11 +1,12 @@
 //! `rnet network`.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use rnet_api::{ApiError, Network, NetworkConnect, NetworkDisconnect};
 use rnet_model::{
-    AddressRange, ContainerRef, IfName, InvalidInput, MacAddr, NetworkName, NetworkSpec, Subnet, Toggle,
+    AddressRange, ContainerRef, IfName, InvalidInput, Kind, MacAddr, NetworkName, NetworkSpec, Subnet, Toggle,
     one_of_each_family,
 };
 
@@ -49,7 +50,8 @@ Examples:
   rnet network create blue
   rnet network create blue --subnet 10.9.0.0/24 --gateway 10.9.0.254 --exclude 10.9.0.1-10.9.0.9
   rnet network create green --ipv6 --isolate off
-  rnet network create backend --internal")]
+  rnet network create backend --internal
+  rnet network create mesh --conflist /etc/cni/net.d/10-mesh.conflist")]
 pub(crate) struct CreateArgs {
     /// Name: [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most 63 bytes
     #[arg(value_name = "NAME")]
@@ -98,6 +100,11 @@ pub(crate) struct CreateArgs {
     /// Name of the bridge device [default: made from the network's id]
     #[arg(long, value_name = "NAME")]
     bridge_name: Option<IfName>,
+
+    /// Take the network from a CNI configuration: a list of plugins (.conflist) or a single one (.conf) as JSON. Everything
+    /// but labels is theirs to decide then
+    #[arg(long, value_name = "FILE")]
+    conflist: Option<PathBuf>,
 }
 
 fn label(text: &str) -> Result<(String, String), InvalidInput> {
@@ -108,9 +115,15 @@ fn label(text: &str) -> Result<(String, String), InvalidInput> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-impl From<CreateArgs> for NetworkSpec {
-    fn from(args: CreateArgs) -> Self {
-        NetworkSpec {
+impl TryFrom<CreateArgs> for NetworkSpec {
+    type Error = ApiError;
+    fn try_from(args: CreateArgs) -> Result<Self, ApiError> {
+        let conflist = args.conflist.as_deref().map(read_conflist).transpose()?;
+        let plain = match conflist {
+            Some(conflist) => NetworkSpec::of_conflist(args.name, conflist),
+            None => NetworkSpec::new(args.name),
+        };
+        Ok(NetworkSpec {
             subnets: args.subnets,
             gateways: args.gateways,
             ip_ranges: args.ip_ranges,
@@ -122,9 +135,18 @@ impl From<CreateArgs> for NetworkSpec {
             mtu: args.mtu,
             bridge: args.bridge_name,
             labels: args.labels.into_iter().collect(),
-            ..NetworkSpec::new(args.name)
-        }
+            ..plain
+        })
     }
+}
+
+/// A file that is JSON; what it says is netd's to judge.
+fn read_conflist(path: &Path) -> Result<serde_json::Value, ApiError> {
+    let fail = |e: &dyn std::error::Error| {
+        ApiError::new(Kind::Invalid, format!("cannot read a CNI configuration from {}", path.display())).because(e)
+    };
+    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+    serde_json::from_slice(&bytes).map_err(|e| fail(&e))
 }
 
 /// Connect a container to a network
@@ -180,7 +202,7 @@ pub(crate) fn dispatch(command: NetworkCommand, ctx: &Context) -> Result<u8, Api
 }
 
 fn create(args: CreateArgs, ctx: &Context) -> Result<u8, ApiError> {
-    let spec = NetworkSpec::from(args);
+    let spec = NetworkSpec::try_from(args)?;
     spec.validate()?;
     let network = ctx.client().create_network(&spec)?;
     if ctx.json {
@@ -192,6 +214,9 @@ fn create(args: CreateArgs, ctx: &Context) -> Result<u8, ApiError> {
 }
 
 fn network_line(n: &Network) -> String {
+    if n.spec.conflist.is_some() {
+        return format!("{}: plugins {}", n.spec.name, plugins(n).join(", "));
+    }
     let mut out = format!("{}: {}", n.spec.name, output::list(&n.spec.subnets));
     if !n.spec.gateways.is_empty() {
         out.push_str(&format!(" gateway {}", output::list(&n.spec.gateways)));
@@ -205,13 +230,25 @@ fn network_line(n: &Network) -> String {
     out
 }
 
+/// The types of the plugins of a conflist, or of the one that is none.
+fn plugins(n: &Network) -> Vec<String> {
+    let list = n.spec.conflist.as_ref();
+    let several = list.and_then(|l| l.get("plugins")?.as_array());
+    let all = several.map_or_else(|| list.into_iter().collect(), |all| all.iter().collect::<Vec<_>>());
+    all.into_iter().filter_map(|p| Some(p.get("type")?.as_str()?.to_owned())).collect()
+}
+
 const NETWORK_COLUMNS: [&str; 7] = ["NAME", "TYPE", "SUBNET", "GATEWAY", "BRIDGE", "CONTAINERS", "ID"];
 
 fn network_row(n: &Network) -> Vec<String> {
-    let kind = if n.spec.internal { "bridge, internal" } else { "bridge" };
+    let kind = match (&n.spec.conflist, n.spec.internal) {
+        (Some(_), _) => format!("conflist: {}", plugins(n).join(", ")),
+        (None, true) => "bridge, internal".to_owned(),
+        (None, false) => "bridge".to_owned(),
+    };
     vec![
         n.spec.name.to_string(),
-        kind.to_owned(),
+        kind,
         output::list(&n.spec.subnets),
         output::list(&n.spec.gateways),
         n.spec.bridge.as_ref().map(ToString::to_string).unwrap_or_default(),

@@ -132,7 +132,9 @@ pub fn endpoint_line(e: &Endpoint) -> String {
     if !e.gateways.is_empty() {
         out.push_str(&format!(" via {}", list(&e.gateways)));
     }
-    out.push_str(&format!(", MAC {}", e.mac));
+    if let Some(mac) = e.mac {
+        out.push_str(&format!(", MAC {mac}"));
+    }
     match (&e.network, &e.bridge) {
         (Some(network), _) => out.push_str(&format!(", network {network}")),
         (None, Some(bridge)) => out.push_str(&format!(", bridge {bridge}")),

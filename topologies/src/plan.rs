@@ -273,8 +273,8 @@ impl<'a> Planner<'a> {
                 e.container == node.container.as_str()
                     && e.ifname == port.end.ifname
                     && e.bridge.as_ref() == Some(&port.bridge)
-                    && e.host_ifname == port.port
-                    && e.mac == port.end.mac
+                    && e.host_ifname.as_ref() == Some(&port.port)
+                    && e.mac == Some(port.end.mac)
                     && e.addresses == port.end.addresses
                     && port.mtu.is_none_or(|mtu| mtu == e.mtu)
             };
@@ -399,8 +399,8 @@ pub(crate) fn again(e: &Endpoint) -> Option<AttachSpec> {
         address: if addresses.is_empty() { AddressSpec::None } else { AddressSpec::Static(addresses) },
         options: AttachOptions {
             ifname: Some(e.ifname.clone()),
-            host_ifname: Some(e.host_ifname.clone()),
-            mac: Some(e.mac),
+            host_ifname: e.host_ifname.clone(),
+            mac: e.mac,
             mtu: Some(e.mtu),
             no_probe: true,
             ..AttachOptions::default()

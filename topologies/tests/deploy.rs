@@ -129,8 +129,8 @@ impl World for Fake {
             network: None,
             bridge: Some(bridge.clone()),
             ifname: spec.options.ifname.clone().unwrap(),
-            host_ifname: spec.options.host_ifname.clone().unwrap(),
-            mac: spec.options.mac.unwrap(),
+            host_ifname: spec.options.host_ifname.clone(),
+            mac: spec.options.mac,
             mtu: spec.options.mtu.unwrap_or(9500),
             addresses,
             gateways: Vec::new(),
@@ -287,7 +287,8 @@ fn attachments_of_ports() {
     let mut world = Fake::default();
     deploy(LAB, None, &mut world).1.unwrap();
     let port = &world.there.endpoints[0];
-    assert_eq!((port.engine, port.container.as_str(), port.host_ifname.as_str()), (Engine::Rnet, "lab-two-left", "p1"));
+    let host_ifname = port.host_ifname.as_ref().map(|n| n.as_str());
+    assert_eq!((port.engine, port.container.as_str(), host_ifname), (Engine::Rnet, "lab-two-left", Some("p1")));
 }
 
 #[test]

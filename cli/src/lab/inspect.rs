@@ -116,10 +116,11 @@ fn views(record: &Record, observed: &Observed) -> Vec<NodeView> {
         let ports = observed.endpoints.iter().filter(|e| e.container == container.as_str());
         interfaces.extend(ports.map(|e| InterfaceView {
             name: e.ifname.clone(),
-            mac: Some(e.mac),
+            mac: e.mac,
             addresses: e.addresses.clone(),
             mtu: Some(e.mtu),
-            peer: format!("{}:{}", e.bridge.as_ref().map(ToString::to_string).unwrap_or_default(), e.host_ifname),
+            peer:
+                [&e.bridge, &e.host_ifname].map(|n| n.as_ref().map(ToString::to_string).unwrap_or_default()).join(":"),
         }));
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         nodes.push(NodeView {

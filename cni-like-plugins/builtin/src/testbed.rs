@@ -9,7 +9,9 @@ use std::process::{Command as Process, Stdio};
 
 use rnet_kernel::{LinkState, Links, Netns, Route};
 use rnet_plugin_protocol::drive::Pair;
-use rnet_plugin_protocol::{AttachmentId, Call, CniResult, Command, Environment, Error, Plugin, Request, Version};
+use rnet_plugin_protocol::{
+    AttachmentId, Call, CniResult, Command, Environment, Error, Plugin, Request, Version, View, Work,
+};
 use serde_json::{Value, json};
 
 use crate::{Kernel, configure};
@@ -88,6 +90,24 @@ impl Bed {
 
     pub(crate) fn add(&self, config: &Value) -> Result<CniResult, Error> {
         self.call(config, Some(&self.inside), |pair, call, kernel| pair.add(call, kernel))
+    }
+
+    /// What an ADD would do, one line for each operation, the container being `NS`; nothing is done.
+    pub(crate) fn plan(&self, config: &Value) -> Result<(Vec<String>, CniResult), Error> {
+        let inside = self.inside.to_string();
+        self.call(config, Some(&self.inside), |pair, call, kernel| {
+            if let Some(ipam) = pair.ipam
+                && let Work::Done(leased) = ipam.add(call, &mut View::new(kernel))?
+            {
+                call.leased = Some(leased);
+            }
+            match pair.plugin.add(call, &mut View::new(kernel))? {
+                Work::Planned(plan, result) => {
+                    Ok((plan.lines().iter().map(|l| l.replace(&inside, "NS")).collect(), result))
+                }
+                Work::Done(_) => panic!("an interface is planned"),
+            }
+        })
     }
 
     pub(crate) fn del(&self, config: &Value) -> Result<(), Error> {

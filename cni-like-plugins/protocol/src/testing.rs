@@ -1,7 +1,7 @@
 //! For the tests of this crate.
 
 use rnet_kernel::rules::NfTables;
-use rnet_kernel::{Filter, KernelError, Links, Sysctls};
+use rnet_kernel::{Conntrack, Filter, KernelError, Links, Sysctls};
 use rnet_plan::{Place, Surfaces};
 
 /// A kernel nobody asks.
@@ -16,6 +16,9 @@ impl Surfaces for Nothing {
     }
     fn tables(&mut self) -> Result<&mut NfTables, KernelError> {
         Err(KernelError::text("tables", "none"))
+    }
+    fn flows(&mut self) -> Result<&mut Conntrack, KernelError> {
+        Err(KernelError::text("flows", "none"))
     }
     fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
         Err(KernelError::text("sysctls", "none"))

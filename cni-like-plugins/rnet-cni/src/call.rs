@@ -10,7 +10,7 @@ use rnet_plugin_protocol::{Call, Command, Environment, Error, Plugin, Request, V
 use rnet_plugins_builtin::{Kernel, configure, unknown_keys};
 use serde_json::{Value, json};
 
-use crate::NAME;
+use crate::{NAME, names, rnet};
 
 /// Answers a call; `None` is an answer without words.
 ///
@@ -23,6 +23,11 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
     let request = Request::parse(input)?;
     supported(env.command, request.version)?;
     let kind = if called == NAME { request.kind.as_str() } else { called };
+    if kind == rnet::NAME {
+        let netns = namespace(rnet::NAME, env, &Netns::current()?)?;
+        let result = rnet::answer(env, &request, netns.as_ref(), previous(env.command, &request)?.as_ref())?;
+        return Ok(result.map(|result| result.to_json(request.version)));
+    }
     let plugin = configure(kind, &request)?.ok_or_else(|| unknown(kind))?;
     if env.command == Command::Add {
         unknown_keys(kind, &request).iter().for_each(|key| eprintln!("{NAME}: {key} means nothing to it"));
@@ -50,7 +55,7 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
 
 fn unknown(kind: &str) -> Error {
     Error::config(format!("{NAME} has no plugin {kind:?}"))
-        .details(format!("it has {}", rnet_plugins_builtin::names().collect::<Vec<_>>().join(", ")))
+        .details(format!("it has {}", names().collect::<Vec<_>>().join(", ")))
 }
 
 /// Section 4 of the specification, "VERSION": the version asked in is repeated, and what is on stdin hardly matters.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rnet_plugins_builtin::names;
+
+use crate::names;
 
 /// CNI plugins of rnet, all in this one executable
 ///

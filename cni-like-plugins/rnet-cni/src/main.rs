@@ -5,6 +5,7 @@
 
 mod call;
 mod install;
+mod rnet;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -17,12 +18,14 @@ use serde_json::{Value, json};
 /// The executable's own name: under it, the plugin is the `type` of the configuration.
 const NAME: &str = "rnet-cni";
 
+/// Every `type` there is: the plugins that need nobody, and the one that hands over to netd.
+fn names() -> impl Iterator<Item = &'static str> {
+    rnet_plugins_builtin::names().chain([rnet::NAME])
+}
+
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    if let (Some(word), Some(file)) = (words.next(), words.next())
-        && word == dhcp::KEEPER
-    {
-        return dhcp::keep(Path::new(&file));
+    if let Some(code) = dhcp::keep_if_asked() {
+        return code;
     }
     let called = std::env::args_os().next().unwrap_or_default();
     let called = Path::new(&called).file_name().and_then(|n| n.to_str()).unwrap_or(NAME).to_owned();

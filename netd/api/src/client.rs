@@ -261,7 +261,7 @@ fn segment(text: &str) -> Result<&str, ApiError> {
     Ok(text)
 }
 
-fn unreachable_daemon(root: &Root, error: &std::io::Error) -> ApiError {
+pub(crate) fn unreachable_daemon(root: &Root, error: &std::io::Error) -> ApiError {
     let socket = root.socket();
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => {
@@ -277,7 +277,7 @@ fn unreachable_daemon(root: &Root, error: &std::io::Error) -> ApiError {
     }
 }
 
-fn broken(root: &Root, error: &dyn std::error::Error) -> ApiError {
+pub(crate) fn broken(root: &Root, error: &dyn std::error::Error) -> ApiError {
     ApiError::new(Kind::Unavailable, format!("the connection to netd at {} broke off", root.socket().display()))
         .because(error)
         .hint("see netd's log; the request can be repeated")

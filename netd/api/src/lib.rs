@@ -4,12 +4,16 @@
 //! ([`Root`]). Refuses: any decision about networks; that is the daemon's.
 
 mod client;
+mod cni;
+mod direct;
 mod error;
 pub mod openapi;
 mod root;
 mod types;
 
 pub use client::{Client, EventStream};
+pub use cni::*;
+pub use direct::DirectClient;
 pub use error::ApiError;
 pub use root::Root;
 pub use types::*;

@@ -4,6 +4,7 @@ use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::ApiError;
+use crate::cni::*;
 use crate::types::*;
 
 /// One route of the API.
@@ -90,6 +91,11 @@ pub const ROUTES: &[RouteDoc] = &[
     route!("post" "/v1/sandboxes" "Get a namespace for a container" SandboxRequest => Sandbox),
     route!("post" "/v1/sandboxes/{container_id}/connect" "Connect a sandbox to networks" ConnectRequest => Vec<Endpoint>),
     route!("delete" "/v1/sandboxes/{container_id}" ?"forget" "Give a namespace back" => Empty),
+    route!("post" "/v1/cni/add" "Plugin rnet: make an interface" CniAdd => CniReply),
+    route!("post" "/v1/cni/del" "Plugin rnet: remove an interface, if it is there" CniDel => Vec<Endpoint>),
+    route!("post" "/v1/cni/check" "Plugin rnet: compare an interface with how it was made" CniCheck => CniReply),
+    route!("post" "/v1/cni/gc" "Plugin rnet: remove the interfaces that are not valid" CniGc => Vec<Endpoint>),
+    route!("post" "/v1/cni/status" "Plugin rnet: whether an interface could be made" CniStatus => Empty),
     route!("get" "/v1/links" "All links between sandboxes" => Vec<Link>),
     route!("post" "/v1/links" "Make links between sandboxes, all or none" Vec<LinkRequest> => Vec<Link>),
     route!("delete" "/v1/links/{id}" "Remove a link" => Empty),

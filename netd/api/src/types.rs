@@ -150,10 +150,12 @@ pub struct Endpoint {
     pub bridge: Option<IfName>,
     /// Name in the container.
     pub ifname: IfName,
-    /// Name of the host end.
-    pub host_ifname: IfName,
-    /// Address in the container.
-    pub mac: MacAddr,
+    /// Name of the host end, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ifname: Option<IfName>,
+    /// Address in the container, if the interface has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
     /// Bytes.
     pub mtu: u32,
     /// Addresses.

@@ -1,6 +1,6 @@
 //! netd.toml: every key with its default. contrib/netd.toml is the page about it, and a test keeps the two equal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rnet_api::ApiError;
 use rnet_kernel::ProbeTiming;
@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) api: Api,
     /// Docker.
     pub(crate) docker: Docker,
+    /// CNI plugins of others.
+    pub(crate) plugins: Plugins,
 }
 
 /// `probe`.
@@ -85,6 +87,16 @@ pub(crate) struct Docker {
     pub(crate) timeout_ms: u64,
 }
 
+/// `[plugins]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Plugins {
+    /// Where executables are looked for, in order.
+    pub(crate) directories: Vec<PathBuf>,
+    /// Longest run of one in seconds.
+    pub(crate) time_seconds: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         let block = |(subnet, size): (&str, u8)| PoolBlock { subnet: subnet.parse().expect("a subnet"), size };
@@ -101,6 +113,7 @@ impl Default for Config {
             default_network: DefaultNetwork::default(),
             api: Api::default(),
             docker: Docker::default(),
+            plugins: Plugins::default(),
         }
     }
 }
@@ -120,6 +133,12 @@ impl Default for Api {
 impl Default for Docker {
     fn default() -> Self {
         Docker { host: None, timeout_ms: 5000 }
+    }
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Plugins { directories: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()], time_seconds: 60 }
     }
 }
 
@@ -181,6 +200,16 @@ impl Config {
             let at = start(places.api.body_limit.as_ref());
             return Err(Wrong { key: "body_limit", at, why: "must be at least 1024".into() });
         }
+        if self.plugins.time_seconds == 0 {
+            let at = start(places.plugins.time_seconds.as_ref());
+            return Err(Wrong { key: "time_seconds", at, why: "must be at least 1".into() });
+        }
+        let wrong = |dir: &&PathBuf| !dir.is_absolute() || dir.to_str().is_none_or(|text| text.contains(':'));
+        if let Some(dir) = self.plugins.directories.iter().find(wrong) {
+            let at = start(places.plugins.directories.as_ref());
+            let why = format!("{} is no absolute path without ':'", dir.display());
+            return Err(Wrong { key: "directories", at, why });
+        }
         Ok(())
     }
 
@@ -218,6 +247,14 @@ struct Places {
     pool_size: Option<Place>,
     pools: Vec<PoolPlaces>,
     api: ApiPlaces,
+    plugins: PluginPlaces,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PluginPlaces {
+    directories: Option<Place>,
+    time_seconds: Option<Place>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -295,6 +332,8 @@ mod tests {
             "host",
             "subnet",
             "size",
+            "directories",
+            "time_seconds",
         ] {
             assert!(page.contains(&format!("{key} =")), "{key} is not documented");
         }
@@ -316,6 +355,8 @@ mod tests {
             ("[[pools]]\nsubnet = \"10.0.0.1/16\"\nsize = 24\n", "line 2: subnet: "),
             ("pools = [{ subnet = \"10.0.0.0/16\", size = \"x\" }]", "line 1: size: "),
             ("[api]\n\nconnections = 0\n", "line 3: connections: must be at least 1"),
+            ("[plugins]\ntime_seconds = 0\n", "line 2: time_seconds: must be at least 1"),
+            ("[plugins]\ndirectories = [\"bin\"]\n", "line 2: directories: bin is no absolute path"),
             ("[api]\nbody_limit = 1\n", "line 2: body_limit: must be at least 1024"),
         ] {
             let said = said(text);

@@ -6,6 +6,7 @@
 mod auth;
 mod config;
 mod engine;
+mod plugins;
 mod resolve;
 mod server;
 
@@ -25,6 +26,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::Guard;
 use crate::config::{AskedFor, Config};
+
+/// How long the start waits for plugins that take back what the last run has left.
+const TAKE_BACK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The network daemon of rnet
 #[derive(Debug, Parser)]
@@ -60,6 +64,9 @@ pub fn command() -> clap::Command {
 
 /// Parses the process's arguments and is the daemon until a signal ends it.
 pub fn main() -> ExitCode {
+    if let Some(code) = rnet_plugins_builtin::dhcp::keep_if_asked() {
+        return code;
+    }
     let args = Args::parse();
     if args.list_fail_points {
         engine::fail_points().iter().for_each(|name| println!("{name}"));
@@ -115,6 +122,7 @@ async fn daemon(root: Root, config: Config) -> Result<(), ApiError> {
     let engine = engine::start(engine::Options { root: root.clone(), config: config.clone() })?;
     let resolver = resolve::Resolver::new(engine.clone(), &config.docker)?;
     tokio::spawn(engine.clone().revive(resolver.clone()));
+    engine.take_back(TAKE_BACK).await;
     let listener = listen(&root, &guard)?;
     let fail = |e| ApiError::new(Kind::Retry, "cannot wait for signals").because(&e);
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;

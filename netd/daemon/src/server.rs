@@ -18,10 +18,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rnet_api::{
-    ApiError, AttachRequest, BridgeRequest, ConnectRequest, DetachRequest, Event, LinkRequest, NetworkConnect,
-    NetworkDisconnect, SandboxRequest, WaitRequest,
+    ApiError, AttachRequest, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
+    ConnectRequest, DetachRequest, Event, Identity, LinkRequest, NetworkConnect, NetworkDisconnect, SandboxRequest,
+    WaitRequest,
 };
-use rnet_model::{ContainerName, ContainerRef, EndpointId, IfName, Kind, NetworkSpec};
+use rnet_model::{ContainerName, ContainerRef, EndpointId, Engine, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
@@ -30,7 +31,7 @@ use tokio::sync::{Semaphore, broadcast};
 use crate::auth::Guard;
 use crate::config;
 use crate::engine::{Handle, worked};
-use crate::resolve::Resolver;
+use crate::resolve::{Resolver, Target};
 
 /// What a request can reach.
 #[derive(Debug)]
@@ -55,6 +56,22 @@ impl Context {
             return error;
         }
         error.hint(format!("{container} is a bridge, and the bridge comes first: rnet attach {container} {hostif}"))
+    }
+}
+
+impl Context {
+    /// The namespace of a CNI runtime's container.
+    async fn of_cni(&self, id: &CniId, netns: &CniNetns) -> Result<Target, ApiError> {
+        let name = id.container_id.clone();
+        let identity = Identity { engine: Engine::Cni, id: name.clone(), name };
+        let reference = ContainerRef::NetnsPath(netns.path.clone());
+        let target = self.resolver.resolve(&reference, Some(&identity)).await?;
+        if target.netns.id().ino != netns.inode {
+            let path = netns.path.display();
+            return Err(ApiError::new(Kind::Invalid, format!("{path} is another network namespace for netd"))
+                .hint("netd and the runtime have to see the same files below /run; a path below /proc/self is none"));
+        }
+        Ok(target)
     }
 }
 
@@ -155,6 +172,11 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::POST, "/v1/sandboxes", post(create_sandbox)),
         (Method::POST, "/v1/sandboxes/{container_id}/connect", post(connect_sandbox)),
         (Method::DELETE, "/v1/sandboxes/{container_id}", delete(release_sandbox)),
+        (Method::POST, "/v1/cni/add", post(cni_add)),
+        (Method::POST, "/v1/cni/del", post(cni_del)),
+        (Method::POST, "/v1/cni/check", post(cni_check)),
+        (Method::POST, "/v1/cni/gc", post(cni_gc)),
+        (Method::POST, "/v1/cni/status", post(cni_status)),
         (Method::GET, "/v1/links", get(async |State(c): State<Shared>| answer(c.engine.links().await))),
         (Method::POST, "/v1/links", post(create_links)),
         (Method::DELETE, "/v1/links/{id}", delete(remove_link)),
@@ -374,6 +396,39 @@ async fn connect_sandbox(State(c): State<Shared>, Path(id): Path<String>, body: 
 
 async fn release_sandbox(State(c): State<Shared>, Path(id): Path<String>, query: MaybeFlags) -> Response {
     let work = async { c.engine.release_sandbox(segment::<ContainerName>(&id)?, flags(query)?.forget).await };
+    answer(work.await)
+}
+
+async fn cni_add(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async {
+        let request: CniAdd = parse("POST /v1/cni/add", &body)?;
+        let target = c.of_cni(&request.id, &request.netns).await?;
+        c.engine.cni_add(request, target).await
+    };
+    answer(work.await)
+}
+
+async fn cni_del(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.cni_del(parse::<CniDel>("POST /v1/cni/del", &body)?).await };
+    answer(work.await)
+}
+
+async fn cni_check(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async {
+        let request: CniCheck = parse("POST /v1/cni/check", &body)?;
+        let target = c.of_cni(&request.id, &request.netns).await?;
+        c.engine.cni_check(request, target).await
+    };
+    answer(work.await)
+}
+
+async fn cni_gc(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.cni_gc(parse::<CniGc>("POST /v1/cni/gc", &body)?).await };
+    answer(work.await)
+}
+
+async fn cni_status(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.cni_status(parse::<CniStatus>("POST /v1/cni/status", &body)?).await };
     answer(work.await)
 }
 

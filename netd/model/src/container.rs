@@ -32,11 +32,13 @@ pub enum Engine {
     /// An OCI runtime that called the hook: known to netd by its attachments only, so a name that can be detached and
     /// waited for, but not attached to.
     Oci,
+    /// A CNI runtime that called plugin `rnet`: known to netd as those of [`Engine::Oci`] are.
+    Cni,
 }
 
 impl Engine {
     /// The engines a user can name with a prefix.
-    pub const PREFIXES: [Engine; 8] = [
+    pub const PREFIXES: [Engine; 9] = [
         Engine::Rnet,
         Engine::Docker,
         Engine::Podman,
@@ -45,6 +47,7 @@ impl Engine {
         Engine::Netns,
         Engine::Pid,
         Engine::Oci,
+        Engine::Cni,
     ];
 
     /// Lower-case name, as in the prefix.
@@ -58,6 +61,7 @@ impl Engine {
             Engine::Netns => "netns",
             Engine::Pid => "pid",
             Engine::Oci => "oci",
+            Engine::Cni => "cni",
         }
     }
 }

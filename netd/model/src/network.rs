@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::InvalidInput;
 use crate::{AddressRange, IfName, NetworkName, Subnet};
@@ -17,6 +18,8 @@ pub enum NetworkType {
     /// A Linux bridge of its own with an address on it and NAT to the outside.
     #[default]
     Bridge,
+    /// A list of CNI plugins, those of rnet and those of others.
+    Conflist,
 }
 
 /// On or off, where a bool would not say which.
@@ -102,6 +105,10 @@ pub struct NetworkSpec {
     /// Free-form labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The network as a list of CNI plugins (`type` is `conflist`): a JSON object by section 1 of the CNI specification.
+    /// Everything else about the network is theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflist: Option<Value>,
 }
 
 impl NetworkSpec {
@@ -121,6 +128,33 @@ impl NetworkSpec {
             mtu: None,
             bridge: None,
             labels: BTreeMap::new(),
+            conflist: None,
+        }
+    }
+
+    /// A network of CNI plugins.
+    pub fn of_conflist(name: NetworkName, conflist: Value) -> Self {
+        NetworkSpec { kind: NetworkType::Conflist, conflist: Some(conflist), ..NetworkSpec::new(name) }
+    }
+
+    /// A list and nothing that is the plugins' to decide, or no list.
+    fn validate_conflist(&self) -> Result<(), InvalidInput> {
+        match (self.kind, &self.conflist) {
+            (NetworkType::Bridge, None) => Ok(()),
+            (NetworkType::Bridge, Some(_)) => {
+                Err(InvalidInput::new("network", self.name.to_string(), "has a conflist, and is not of that type"))
+            }
+            (NetworkType::Conflist, None) => {
+                Err(InvalidInput::new("network", self.name.to_string(), "is of type conflist, and has none"))
+            }
+            (NetworkType::Conflist, Some(list)) => {
+                let plain = NetworkSpec::of_conflist(self.name.clone(), list.clone());
+                if (NetworkSpec { labels: self.labels.clone(), ..plain }) == *self {
+                    return Ok(());
+                }
+                let why = "takes subnets, gateways, MTU and the like from its conflist alone";
+                Err(InvalidInput::new("network", self.name.to_string(), why))
+            }
         }
     }
 
@@ -129,6 +163,7 @@ impl NetworkSpec {
     /// # Errors
     /// Names the two values that do not fit.
     pub fn validate(&self) -> Result<(), InvalidInput> {
+        self.validate_conflist()?;
         for v4 in [true, false] {
             let of_family: Vec<_> = self.subnets.iter().filter(|s| s.is_ipv4() == v4).collect();
             if let [first, second, ..] = of_family[..] {
@@ -240,6 +275,23 @@ mod tests {
             .is_err()
         );
         assert!(spec(|s| s.mtu = Some(1000)).is_ok());
+    }
+
+    #[test]
+    fn a_conflist_stands_alone() {
+        let list = serde_json::json!({"name": "x", "plugins": []});
+        assert!(spec(|s| s.conflist = Some(list.clone())).is_err());
+        assert!(spec(|s| s.kind = NetworkType::Conflist).is_err());
+        let both = |f: fn(&mut NetworkSpec)| {
+            spec(|s| {
+                *s = NetworkSpec::of_conflist(s.name.clone(), list.clone());
+                f(s);
+            })
+        };
+        assert!(both(|_| ()).is_ok());
+        assert!(both(|s| drop(s.labels.insert("a".into(), "b".into()))).is_ok());
+        assert!(both(|s| s.mtu = Some(1400)).is_err());
+        assert!(both(|s| s.internal = true).is_err());
     }
 
     #[test]

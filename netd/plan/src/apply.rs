@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rnet_kernel::rules::{Changes, NfTables, Set, Table};
-use rnet_kernel::{Filter, KernelError, Links, Sysctls};
+use rnet_kernel::{Conntrack, Filter, KernelError, Links, Sysctls};
 
 use crate::{Action, Place, Plan, Step, fail};
 
@@ -24,6 +24,11 @@ pub trait Surfaces {
     /// # Errors
     /// When they cannot be opened.
     fn tables(&mut self) -> Result<&mut NfTables, KernelError>;
+    /// The host's connection tracking.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn flows(&mut self) -> Result<&mut Conntrack, KernelError>;
     /// Sysctls of a place.
     ///
     /// # Errors
@@ -120,6 +125,12 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
         Action::RemoveUnused(table, sets) => {
             surfaces.tables().and_then(|tables| remove_unused(tables, table, sets)).map_err(whole)
         }
+        Action::ForgetFlows(flows) if flows.is_empty() => Ok(()),
+        Action::ForgetFlows(flows) => surfaces
+            .flows()
+            .and_then(|conntrack| conntrack.delete_any(flows))
+            .map(drop)
+            .map_err(|e| (e, Effect::Partial)),
         Action::File { path, contents: Some(contents) } => write(path, contents).map_err(whole),
         Action::File { path, contents: None } => remove(path).map_err(whole),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rnet_api::{BridgeRequest, LinkEnd, LinkRequest, NetworkConnect, SandboxRequest};
 use rnet_netns_harness::{Container, Flow, Host, SOON, Start, World, run, wait_for};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Operations with their fail points, what makes them ready, and what they do until it succeeds.
 struct Scenario {
@@ -14,7 +14,7 @@ struct Scenario {
     step: fn(&Host) -> bool,
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario {
         what: "attach",
         points: &["attach.log", "attach.veth", "attach.inside", "attach.commit"],
@@ -51,6 +51,18 @@ const SCENARIOS: [Scenario; 9] = [
         points: &["network-rm.commit", "network-rm.kernel"],
         prepare: with_network,
         step: remove_network,
+    },
+    Scenario {
+        what: "connect to a network of plugins",
+        points: &["chain.log", "chain.add", "chain.commit"],
+        prepare: with_plugins,
+        step: connect_plugins,
+    },
+    Scenario {
+        what: "disconnect from a network of plugins",
+        points: &["chain-rm.log", "chain-rm.del", "chain-rm.commit"],
+        prepare: on_plugins,
+        step: disconnect_plugins,
     },
     Scenario {
         what: "bridge create",
@@ -98,6 +110,15 @@ fn create_network(host: &Host) -> bool {
 
 fn remove_network(host: &Host) -> bool {
     let gone = host.rnet("network rm blue");
+    gone.code == 0 || gone.code == 3
+}
+
+fn connect_plugins(host: &Host) -> bool {
+    host.rnet("network connect mesh web").code == 0
+}
+
+fn disconnect_plugins(host: &Host) -> bool {
+    let gone = host.rnet("network disconnect mesh web");
     gone.code == 0 || gone.code == 3
 }
 
@@ -151,6 +172,9 @@ struct Bed {
 
 fn bed(world: &World) -> Bed {
     let host = world.host("h1");
+    // A bridge for plugins: they leave theirs behind.
+    host.ip("link add mesh0 address 02:00:00:00:00:0a type bridge");
+    host.ip("link set mesh0 addrgenmode none up");
     world.plug(&host, "eth0", &["192.168.115.2/24", "fd00::2/64"]);
     host.ip("route add default via 192.168.115.1");
     host.forwarding_may_stay();
@@ -197,6 +221,21 @@ fn with_network(host: &Host) {
     assert!(create_network(host));
 }
 
+fn with_plugins(host: &Host) {
+    let data = host.root.join("leases");
+    let list = json!({"cniVersion": "1.1.0", "name": "mesh", "plugins": [{"type": "bridge", "bridge": "mesh0",
+        "ipam": {"type": "host-local", "dataDir": data, "ranges": [[{"subnet": "10.8.0.0/24"}]]}}]});
+    let file = host.root.join("mesh.conflist");
+    std::fs::write(&file, list.to_string()).unwrap();
+    host.rnet(&format!("network create mesh --conflist {}", file.display())).ok();
+    host.rnet("network connect mesh two").ok();
+}
+
+fn on_plugins(host: &Host) {
+    with_plugins(host);
+    assert!(connect_plugins(host));
+}
+
 fn with_bridge(host: &Host) {
     assert!(create_bridge(host));
 }
@@ -233,6 +272,12 @@ fn killed_while_creating_a_network() {
 #[test]
 fn killed_while_removing_a_network() {
     killed_while("network rm");
+}
+
+#[test]
+fn killed_while_plugins_run() {
+    killed_while("connect to a network of plugins");
+    killed_while("disconnect from a network of plugins");
 }
 
 #[test]

@@ -472,3 +472,46 @@ fn the_references_macvlan_asks_ours() {
         Netns::unbind(&path).unwrap();
     });
 }
+
+#[test]
+fn our_bridge_is_dressed_with_the_lease() {
+    run(|world| {
+        let station = server_station(world);
+        let server = Server::dnsmasq(world, "dnsmasq", &station.netns, RANGE);
+        let host = world.peer("host", &[]);
+        let on_host = |words: &str| host.run(&format!("ip {words}")).ok().out;
+        on_host("link add br0 address 02:00:00:00:00:01 type bridge forward_delay 0");
+        on_host("link set br0 up");
+        on_host("link set eth0 master br0");
+        let inside = Netns::create().unwrap();
+        let path = world.dir().join("inside");
+        inside.bind(&path).unwrap();
+        let plugin = plugins(world).join("bridge");
+        std::os::unix::fs::symlink(built("rnet-cni"), &plugin).unwrap();
+        let (dir, within) = (world.dir().to_owned(), host.netns.clone());
+        let caller = Caller { dir, within, plugin, container: "web".into(), netns: path.clone(), ifname: "net1" };
+        let data = world.dir().join("data");
+        let mut config = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0",
+            "ipam": {"type": "dhcp", "dataDir": data, "timeout": 20}});
+        let result = caller.call("ADD", &config).json();
+        assert_eq!((&result["ips"][0]["interface"], &result["dns"]["domain"]), (&json!(2), &json!("example.org")));
+        let show = |words: &str| run_in(&inside, Command::new("ip").args(words.split(' '))).ok().out;
+        assert!(show("address show dev net1").contains(result["ips"][0]["address"].as_str().unwrap()));
+        assert!(show("route").contains("default via 10.7.0.1 dev net1"));
+        assert_eq!(run_in(&inside, Command::new("ping").args(["-c", "1", "-W", "5", "10.7.0.1"])).ok().code, 0);
+        config["prevResult"] = result;
+        caller.call("CHECK", &config).ok();
+        caller.call("DEL", &config).ok();
+        wait_for("the lease to be given back", SOON, || server.leases().is_empty());
+        assert_eq!(on_host("link show type veth").matches("veth").count(), 0, "no port but the NIC is left");
+        caller.call("DEL", &config).ok();
+
+        // No server: neither an interface nor anything to keep.
+        drop(server);
+        config["ipam"]["timeout"] = 1.into();
+        assert!(caller.call("ADD", &config).out.contains("no DHCP server answered"));
+        assert!(!show("link").contains("net1"));
+        assert_eq!(std::fs::read_dir(data.join("net")).unwrap().count(), 0);
+        Netns::unbind(&path).unwrap();
+    });
+}

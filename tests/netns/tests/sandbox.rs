@@ -102,7 +102,7 @@ fn a_persistent_attachment_comes_back_with_the_container() {
         let sandbox = create(&host, "one", &["blue"]);
         let endpoints = connect(&host, "one", &["blue"]);
         let back = endpoints.iter().find(|e| e.ifname.as_str() == "eth1").unwrap();
-        assert_eq!(back.mac.to_string(), reply["endpoint"]["mac"]);
+        assert_eq!(back.mac.unwrap().to_string(), reply["endpoint"]["mac"]);
         assert!(inside(&sandbox, "ip -o address show eth1").ok().out.contains("192.168.115.10/24"));
         release(&host, "one", true);
         assert!(host.client().attachments().unwrap().is_empty());
@@ -184,7 +184,8 @@ fn sandboxes_survive_a_crash_and_ready_ones_do_not_pile_up() {
 
 /// The host ends of ready interfaces: those that are no endpoint's.
 fn ready_ports(host: &Host, bridge: &str) -> Vec<String> {
-    let known: Vec<String> = host.client().attachments().unwrap().iter().map(|e| e.host_ifname.to_string()).collect();
+    let known: Vec<String> =
+        host.client().attachments().unwrap().iter().map(|e| e.host_ifname.clone().unwrap().to_string()).collect();
     let all = host.ip(&format!("-o link show master {bridge}"));
     let names = all.lines().filter_map(|l| l.split(": ").nth(1)?.split('@').next());
     names.filter(|n| !known.iter().any(|k| k == n)).map(str::to_owned).collect()

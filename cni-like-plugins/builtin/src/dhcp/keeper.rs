@@ -5,12 +5,15 @@
 //! seconds whether there is something left to keep. It ends by itself when the namespace, the interface or its file is
 //! gone, or when the file names another keeper.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rnet_kernel::{Links, Netns, Route};
 use rnet_model::IfName;
 use rustix::thread::{ClockId, Timespec, clock_nanosleep_relative};
@@ -23,7 +26,10 @@ use super::store::{self, Lease, Record};
 use super::terms::Times;
 
 /// The word that makes rnet-cni a keeper; its file follows.
-pub const KEEPER: &str = "dhcp-keeper";
+const KEEPER: &str = "dhcp-keeper";
+
+/// How long a keeper may take to begin.
+const BEGIN: Duration = Duration::from_secs(5);
 
 /// How often a keeper looks whether what it keeps is there.
 const LOOK: Duration = Duration::from_secs(10);
@@ -37,31 +43,68 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_SEARCH: Duration = Duration::from_secs(2);
 const LAST_SEARCH: Duration = Duration::from_secs(64);
 
-/// Starts a keeper for a file, from the executable that runs now.
-pub(super) fn start(file: &Path) -> io::Result<Option<Process>> {
-    let child = Command::new("/proc/self/exe")
+/// Starts a keeper for a file, from the executable that runs now, and waits until it has taken over.
+pub(super) fn start(file: &Path) -> io::Result<()> {
+    let mut child = Command::new("/proc/self/exe")
         .arg0("rnet-cni")
         .arg(KEEPER)
         .arg(file)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    Ok(Process::of(child.id()))
+    let begun = child.stdout.take().is_some_and(says_so);
+    if begun {
+        // Somebody has to hear of its end, where this process lives longer.
+        std::thread::Builder::new().name("dhcp".into()).stack_size(64 * 1024).spawn(move || child.wait())?;
+        return Ok(());
+    }
+    // It ended, or it is no keeper at all.
+    child.kill()?;
+    child.wait()?;
+    Err(io::Error::other("it did not begin"))
+}
+
+/// A byte within the time that may take.
+fn says_so(mut out: ChildStdout) -> bool {
+    let wait = PollTimeout::try_from(BEGIN).unwrap_or(PollTimeout::MAX);
+    let there = loop {
+        match poll(&mut [PollFd::new(out.as_fd(), PollFlags::POLLIN)], wait) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => break other.is_ok_and(|n| n > 0),
+        }
+    };
+    there && out.read_exact(&mut [0]).is_ok()
+}
+
+/// What a program that runs the plugin has to do before anything else: keep a lease, if it was started for that.
+pub fn keep_if_asked() -> Option<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    let (word, file) = (words.next()?, words.next()?);
+    (word == KEEPER).then(|| keep(Path::new(&file)))
 }
 
 /// Keeps the lease of a file until there is nothing left to keep.
-pub fn keep(file: &Path) -> ExitCode {
+fn keep(file: &Path) -> ExitCode {
     detach();
-    let Ok(Some(record)) = store::read(file) else { return ExitCode::FAILURE };
-    let (Ok(ifname), Some(own)) = (record.ifname(), Process::of(std::process::id())) else { return ExitCode::FAILURE };
-    let began = record.lease.as_ref().map_or_else(uptime, began);
-    let mut keeper =
-        Keeper { file: file.to_owned(), id: record.client_id(), record, ifname, own, began, search: FIRST_SEARCH };
-    while keeper.step().is_some() {}
-    ExitCode::SUCCESS
+    match Keeper::take_over(file) {
+        Some(mut keeper) => {
+            say_so();
+            while keeper.step().is_some() {}
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// To who started us, who then need not be there any more.
+fn say_so() {
+    let _ = io::stdout().write_all(b"\n").and_then(|()| io::stdout().flush());
+    if let Ok(nowhere) = File::options().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(nowhere);
+    }
 }
 
 /// Away from the terminal and from whatever the runtime left open in us.
@@ -137,6 +180,16 @@ struct Keeper {
 
 /// `None` everywhere: there is nothing left to keep.
 impl Keeper {
+    fn take_over(file: &Path) -> Option<Self> {
+        let record = store::read(file).ok()??;
+        let (ifname, own) = (record.ifname().ok()?, Process::of(std::process::id())?);
+        let began = record.lease.as_ref().map_or_else(uptime, began);
+        let id = record.client_id();
+        let mut keeper = Keeper { file: file.to_owned(), id, record, ifname, own, began, search: FIRST_SEARCH };
+        keeper.write()?;
+        Some(keeper)
+    }
+
     fn step(&mut self) -> Option<()> {
         let Some(lease) = &self.record.lease else { return self.look_for_server() };
         match Phase::of(lease.terms.times, uptime().saturating_sub(self.began)) {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use self::exchange::{Answer, Client, Failure, Grant};
-pub use self::keeper::{KEEPER, keep};
+pub use self::keeper::keep_if_asked;
 use self::store::{Lease, Record, Store};
 use self::terms::{Ask, Provide, Request, Terms};
 
@@ -95,11 +95,9 @@ impl Dhcp {
     }
 
     /// Writes what there is to keep, and has it kept.
-    fn keep(&self, mut record: Record) -> Result<(), Error> {
-        let file = self.store.write(&record)?;
-        let started = keeper::start(&file).map_err(|e| Error::io("dhcp: start the keeper of a lease", &e))?;
-        record.keeper = started;
-        self.store.write(&record).map(drop)
+    fn keep(&self, record: &Record) -> Result<(), Error> {
+        let file = self.store.write(record)?;
+        keeper::start(&file).map_err(|e| Error::io("dhcp: start the keeper of a lease", &e))
     }
 
     /// Ends the keeper, gives the address back, forgets the lease. What cannot be told to the server is not: it finds
@@ -189,7 +187,7 @@ impl Plugin for Dhcp {
         let lease = self.lease(&record, netns, ifname, earlier.as_ref().and_then(|e| e.lease.as_ref()))?;
         let made = result(&lease.terms);
         record.lease = Some(lease);
-        if let Err(error) = self.keep(record.clone()) {
+        if let Err(error) = self.keep(&record) {
             self.forget(&record, Some(netns))?;
             return Err(error);
         }

@@ -12,6 +12,8 @@ use super::message::{Message, Options, code};
 /// What is asked for unless `skipDefault` says otherwise.
 const DEFAULTS: [u8; 7] =
     [code::MASK, code::ROUTER, code::DNS, code::DOMAIN, code::STATIC_ROUTES, code::SEARCH, code::ROUTES];
+/// RT_SCOPE_LINK of linux/rtnetlink.h.
+const SCOPE_LINK: u8 = 253;
 /// Seconds that stand for ever (RFC 2131 section 3.3).
 const FOREVER: u32 = u32::MAX;
 
@@ -156,8 +158,8 @@ fn times(message: &Message) -> Option<Option<Times>> {
         return Some(None);
     }
     let part = |eighths: u64| u32::try_from(u64::from(expire) * eighths / 8).unwrap_or(expire);
-    let rebind = message.word(code::REBINDING_TIME).filter(|t| *t <= expire).unwrap_or(part(7)).max(1);
-    let renew = message.word(code::RENEWAL_TIME).filter(|t| *t <= rebind).unwrap_or(part(4).min(rebind)).max(1);
+    let rebind = message.word(code::REBINDING_TIME).filter(|t| *t <= expire).unwrap_or_else(|| part(7)).max(1);
+    let renew = message.word(code::RENEWAL_TIME).filter(|t| *t <= rebind).unwrap_or_else(|| part(4).min(rebind)).max(1);
     Some(Some(Times { renew, rebind, expire }))
 }
 
@@ -173,21 +175,16 @@ fn routes(message: &Message, gateway: Option<Ipv4Addr>, priority: Option<u32>) -
         let all = Ipv4Network::new(Ipv4Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
         found.extend(gateway.map(|gw| (all, gw)));
     }
-    // RFC 3442: a router of 0.0.0.0 stands for the link itself, which a scope of link says to the main plugin.
+    // RFC 3442: a router of 0.0.0.0 stands for the link itself.
     let on_link = |gw: Ipv4Addr| gw.is_unspecified();
     found
         .into_iter()
         .map(|(dst, gw)| Route {
             priority,
-            scope: on_link(gw).then_some(libc_scope_link()),
+            scope: on_link(gw).then_some(SCOPE_LINK),
             ..Route::new(IpNetwork::V4(dst), (!on_link(gw)).then_some(IpAddr::V4(gw)))
         })
         .collect()
-}
-
-/// RT_SCOPE_LINK of linux/rtnetlink.h.
-fn libc_scope_link() -> u8 {
-    253
 }
 
 /// RFC 3442: prefix length, as many bytes of the destination as matter, router.
@@ -236,7 +233,7 @@ fn dns(message: &Message) -> Dns {
         domain: message
             .text(code::DOMAIN)
             .map(|d| d.trim_end_matches('.').to_owned())
-            .filter(is_domain)
+            .filter(|d| is_domain(d))
             .unwrap_or_default(),
         search: message.options.get(&code::SEARCH).map(|v| search(v)).unwrap_or_default(),
         options: Vec::new(),
@@ -244,7 +241,7 @@ fn dns(message: &Message) -> Dns {
 }
 
 /// What may stand in a line of resolv.conf(5).
-fn is_domain(text: &String) -> bool {
+fn is_domain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
@@ -255,7 +252,7 @@ fn search(bytes: &[u8]) -> Vec<String> {
     while at < bytes.len() {
         let Some((name, next)) = name_at(bytes, at) else { break };
         at = next;
-        found.extend(Some(name).filter(is_domain));
+        found.extend(Some(name).filter(|d| is_domain(d)));
     }
     found
 }
@@ -314,7 +311,7 @@ mod tests {
     }
 
     fn routes_of(options: &[(u8, &[u8])]) -> Vec<String> {
-        let word = |r: &Route| format!("{} {}", r.dst, r.gw.map_or("link".to_owned(), |g| g.to_string()));
+        let word = |r: &Route| format!("{} {}", r.dst, r.gw.map_or_else(|| "link".to_owned(), |g| g.to_string()));
         terms(options).routes.iter().map(word).collect()
     }
 

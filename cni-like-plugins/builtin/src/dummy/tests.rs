@@ -30,3 +30,12 @@ fn a_container_gets_its_addresses() {
     assert_eq!(bed.link(&bed.inside, "eth0"), None);
     bed.del(&config).unwrap();
 }
+
+/// Also where the kernel makes no such device.
+#[test]
+fn it_is_born_with_the_address_of_the_result() {
+    let Some(bed) = Bed::new() else { return };
+    let (lines, result) = bed.plan(&addressed("dummy", &json!({}))).unwrap();
+    assert_eq!(lines[0], format!("[NS] ip link add eth0 address {} type dummy", result.interfaces[0].mac));
+    assert!(lines.contains(&"[NS] ip addr add 2001:db8::5/64 dev eth0".to_owned()), "{lines:?}");
+}

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rnet_kernel::{LinkOp, Netns, NewVeth};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Kernel;
 use crate::common::name;
-use crate::testing::{Bench, refused, with};
+use crate::testing::{Bench, listen, refused, with};
 
 const ADDRESSES: &[&str] = &["10.1.0.2/24", "fd00::2/64"];
 
@@ -165,7 +165,7 @@ fn routed(bench: &mut Bench<Kernel>) -> Netns {
 
 /// Whether a connection from one namespace to a listener on port 80 of another is made before the deadline.
 fn connects_by(wait: Duration, from: &Netns, to: &Netns, address: &str) -> bool {
-    let listener = to.run(|| TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
+    let listener = listen(to);
     let address: SocketAddr = address.parse().unwrap();
     let deadline = Instant::now() + wait;
     let attempt = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok();

@@ -82,8 +82,10 @@ impl Plugin for Ipvlan {
 
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let config = self.config()?;
-        let given = call.previous.as_ref().filter(|p| call.leased.is_none() && !p.ips.is_empty());
-        if call.leased.is_none() && given.is_none() {
+        // An IPAM that leases through the interface has not leased yet.
+        let asks = call.request.ipam.is_some();
+        let given = call.previous.as_ref().filter(|p| !asks && !p.ips.is_empty());
+        if !asks && given.is_none() {
             return Err(Error::config("IPAM is required and the configuration has none")
                 .details("add \"ipam\": {\"type\": \"host-local\", ...}"));
         }

@@ -66,3 +66,34 @@ fn a_container_gets_what_the_reference_gives() {
     bed.on_host("ip link del up0");
     bed.del(&config).unwrap();
 }
+
+/// Also where the kernel makes no such device.
+#[test]
+fn it_is_born_in_the_container_in_one_message() {
+    let Some(bed) = Bed::with_uplink() else { return };
+    let (lines, result) = bed.plan(&addressed("ipvlan", &json!({"mode": "l3s"}))).unwrap();
+    assert_eq!(lines[0], "ip link add eth0 link up0 netns NS type ipvlan mode l3s");
+    assert!(lines.contains(&"[NS] ip addr add 198.51.100.5/24 dev eth0".to_owned()), "{lines:?}");
+    assert!(lines.contains(&"[NS] ip link set eth0 up".to_owned()), "{lines:?}");
+    assert!(lines.contains(&"[NS] ip route add default via 198.51.100.1 dev eth0".to_owned()), "{lines:?}");
+    let up0 = bed.link(&bed.host, "up0").unwrap();
+    assert_eq!(result.interfaces[0].mac, up0.mac.unwrap().to_string());
+    assert_eq!(result.ips[1].interface, Some(0));
+    assert_eq!(bed.link(&bed.inside, "eth0"), None);
+}
+
+#[test]
+fn addresses_of_the_plugin_before_are_taken_without_an_ipam() {
+    let Some(bed) = Bed::with_uplink() else { return };
+    let previous = json!({
+        "cniVersion": "1.0.0", "interfaces": [{"name": "up0"}], "ips": [{"address": "198.51.100.9/24"}],
+        "routes": [{"dst": "203.0.113.0/24", "gw": "198.51.100.7"}], "dns": {"nameservers": ["192.0.2.53"]},
+    });
+    let (lines, result) = bed.plan(&config("ipvlan", &json!({"prevResult": previous}))).unwrap();
+    assert_eq!(lines[0], "ip link add eth0 link up0 netns NS type ipvlan mode l2");
+    assert!(lines.contains(&"[NS] ip addr add 198.51.100.9/24 dev eth0".to_owned()), "{lines:?}");
+    assert_eq!((result.interfaces.len(), result.ips[0].interface), (1, Some(0)));
+    assert_eq!(result.dns.nameservers, ["192.0.2.53"]);
+    let with_ipam = addressed("ipvlan", &json!({"prevResult": previous}));
+    assert_eq!(bed.plan(&with_ipam).unwrap().1.ips.len(), 2);
+}

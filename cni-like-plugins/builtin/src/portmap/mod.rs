@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use rnet_kernel::rules::{Changes, Data, Element, Field, NfTables, Set};
-use rnet_kernel::{Devconf4, LinkKind, LinkOp};
+use rnet_kernel::{Devconf4, FlowFilter, LinkKind, LinkOp};
 use rnet_model::IfName;
 use rnet_plan::{Action, Plan};
 use rnet_plugin_protocol::{AttachmentId, Call, CniResult, Error, Plugin, Request, View, Work};
@@ -71,6 +71,49 @@ impl Portmap {
             let of_family = move |t: &IpNetwork| mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == t.is_ipv4());
             targets.iter().copied().filter(of_family).map(move |t| (mapping, t))
         })
+    }
+
+    /// Takes the elements of an ADD back.
+    fn unpublish(&self, targets: &[IpNetwork], owner: &str) -> Changes {
+        let mut changes = Changes::new();
+        for (set, element) in self.ports(targets, owner).into_iter().map(|(e, _)| e).chain(self.callers(targets, owner))
+        {
+            changes.destroy_elements(&table::table(), &set, vec![element]);
+        }
+        changes
+    }
+
+    /// Mappings of protocols whose flows outlive a change of the translation: nothing in them says that one ends.
+    fn lasting(&self) -> impl Iterator<Item = &Mapping> {
+        self.config.mappings.iter().filter(|m| m.protocol_word() != "tcp")
+    }
+
+    /// Flows to the published ports that were there before: they would go on without the new translation.
+    fn flows_to_host(&self, view: &mut View<'_>) -> Result<Vec<FlowFilter>, Error> {
+        let all: Vec<IpAddr> = match self.lasting().next() {
+            Some(_) => view.host()?.addresses()?.into_iter().map(|a| a.ip).collect(),
+            None => Vec::new(),
+        };
+        let to = |m: &Mapping, ip: IpAddr| FlowFilter {
+            original_destination: Some(ip),
+            original_port: Some(m.host_port),
+            ..FlowFilter::new(m.protocol)
+        };
+        let on = |m: &Mapping, ip: &IpAddr| m.host_ip.is_none_or(|h| h == *ip || h.is_unspecified());
+        Ok(self
+            .lasting()
+            .flat_map(|m| all.iter().filter(|ip| on(m, ip)).map(|ip| to(m, *ip)).collect::<Vec<_>>())
+            .collect())
+    }
+
+    /// Flows that are translated to the container.
+    fn flows_to_container(&self, targets: &[IpNetwork]) -> Vec<FlowFilter> {
+        let from = |m: &Mapping, ip: IpAddr| FlowFilter {
+            reply_source: Some(ip),
+            reply_port: Some(m.container_port),
+            ..FlowFilter::new(m.protocol)
+        };
+        self.lasting().flat_map(|m| targets.iter().map(|t| from(m, t.ip())).collect::<Vec<_>>()).collect()
     }
 
     /// Whether somebody may call by 127.0.0.1.
@@ -156,6 +199,7 @@ impl Plugin for Portmap {
             plan.step("cni.portmap.localnet", host(vec![LinkOp::Devconf4(dev, Devconf4::RouteLocalnet, 1)]));
         }
         let owner = table::owner(&call.request.name, &call.id());
+        let flows = self.flows_to_host(view)?;
         let tables = view.tables()?;
         let mut changes = table::base(tables)?;
         let new = !changes.is_empty();
@@ -171,8 +215,12 @@ impl Plugin for Portmap {
         for (set, element) in ports.into_iter().map(|(entry, _)| entry).chain(self.callers(&targets, &owner)) {
             table::put(tables, &mut changes, &set, element)?;
         }
-        // Last and whole: when it fails there is nothing to take back.
-        plan.step("cni.portmap", Action::Tables(changes));
+        // Whole: when it fails there is nothing to take back.
+        let undo = vec![Action::Tables(self.unpublish(&targets, &owner))];
+        plan.undoable("cni.portmap", Action::Tables(changes), undo);
+        if !flows.is_empty() {
+            plan.step("cni.portmap.flows", Action::ForgetFlows(flows));
+        }
         Ok(Work::Planned(plan, previous.clone()))
     }
 
@@ -204,6 +252,10 @@ impl Plugin for Portmap {
             }
         }
         table::remove(changes, &mut plan);
+        let flows = self.flows_to_container(&targets);
+        if !flows.is_empty() {
+            plan.step("cni.portmap.flows", Action::ForgetFlows(flows));
+        }
         Ok(plan)
     }
 

@@ -3,7 +3,7 @@ use rnet_kernel::Netns;
 use serde_json::{Value, json};
 
 use crate::Kernel;
-use crate::testing::{Bench, refused, with};
+use crate::testing::{Bench, listen, refused, with};
 
 const ADDRESSES: &[&str] = &["10.1.0.2/24", "fd00::2/64"];
 
@@ -35,7 +35,7 @@ fn tcp(host: u16) -> Value {
 
 /// What a listener in the container says to a caller at this address of the host.
 fn reached(bench: &Bench<Kernel>, address: &str) -> bool {
-    let listener = bench.inside.as_ref().unwrap().run(|| std::net::TcpListener::bind("[::]:80").unwrap()).unwrap();
+    let listener = listen(bench.inside.as_ref().unwrap());
     let address: std::net::SocketAddr = address.parse().unwrap();
     let second = std::time::Duration::from_secs(1);
     // A pair that has just come up may lose the first packet.
@@ -169,7 +169,7 @@ fn loopback_is_closed_to_the_outside() {
         &place,
         &[rnet_kernel::LinkOp::Devconf4("eth0".parse().unwrap(), rnet_kernel::Devconf4::RouteLocalnet, 1)],
     );
-    let listener = bench.inside.as_ref().unwrap().run(|| std::net::TcpListener::bind("[::]:80").unwrap()).unwrap();
+    let listener = listen(bench.inside.as_ref().unwrap());
     let address: std::net::SocketAddr = "127.0.0.1:8080".parse().unwrap();
     let wait = std::time::Duration::from_millis(500);
     let called = outside.run(|| std::net::TcpStream::connect_timeout(&address, wait)).unwrap();

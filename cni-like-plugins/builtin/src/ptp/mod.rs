@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use rnet_kernel::{AddressGeneration, LinkKind, LinkOp, LinkState, NewVeth, RouteEntry};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 use rnet_plan::{Action, Place, Plan};
-use rnet_plugin_protocol::dress::{route_op, routes};
+use rnet_plugin_protocol::dress::routes;
 use rnet_plugin_protocol::{
-    AttachmentId, Call, CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request, Route, View, Work,
+    AttachmentId, Call, CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request, View, Work,
 };
 use serde::Deserialize;
 
 use crate::{common, device, table};
 
+/// RTPROT_BOOT of linux/rtnetlink.h, as the reference has it.
+const BOOT: u8 = 3;
 /// RT_SCOPE_HOST of linux/rtnetlink.h: how the reference marks the host's routes.
 const SCOPE_HOST: u8 = 254;
 /// IP6_RT_PRIO_ADDRCONF: the metric of the route that comes with an IPv6 address.
@@ -92,12 +94,9 @@ fn single(ip: IpAddr) -> Subnet {
     Subnet::containing(ip, if ip.is_ipv4() { 32 } else { 128 }).expect("the prefix length is one of this family")
 }
 
+/// On the link.
 fn entry(destination: Subnet, dev: &IfName) -> RouteEntry {
-    route_op(dev, &Route::new(subnet_net(&destination), None), None)
-}
-
-fn subnet_net(subnet: &Subnet) -> ipnetwork::IpNetwork {
-    ipnetwork::IpNetwork::new(subnet.network(), subnet.prefix()).expect("the prefix length is one of this family")
+    RouteEntry { protocol: BOOT, ..RouteEntry::new(destination, dev.clone()) }
 }
 
 /// Plans addresses and routes of the host's end, which was born up.
@@ -204,6 +203,10 @@ impl Plugin for Ptp {
 
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let config = self.config()?;
+        if call.leased.is_none() {
+            return Err(Error::config("ptp: addresses are needed before the interface is there")
+                .details("addresses of dhcp are leased through it"));
+        }
         common::refuse_existing(call, view)?;
         let owner = table::owner(&call.request.name, &call.id());
         let (end, end_mac, mac) = (common::veth_name(), common::random_mac(), common::random_mac());

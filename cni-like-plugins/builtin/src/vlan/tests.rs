@@ -58,3 +58,27 @@ fn a_container_gets_what_the_reference_gives() {
     bed.del(&config).unwrap();
     bed.del(&config).unwrap();
 }
+
+/// Also where the kernel makes no such device.
+#[test]
+fn it_is_born_in_the_container_in_one_message() {
+    let Some(bed) = Bed::with_uplink() else { return };
+    let (lines, result) = bed.plan(&addressed("vlan", &json!({"master": "up0", "vlanId": 5, "mtu": 1400}))).unwrap();
+    assert_eq!(lines[0], "ip link add eth0 link up0 mtu 1400 netns NS type vlan id 5");
+    assert!(lines.contains(&"[NS] ip addr add 198.51.100.5/24 dev eth0".to_owned()), "{lines:?}");
+    assert!(lines.contains(&"[NS] ip link set eth0 up".to_owned()), "{lines:?}");
+    assert!(lines.contains(&"[NS] ip route add default via 198.51.100.1 dev eth0".to_owned()), "{lines:?}");
+    let up0 = bed.link(&bed.host, "up0").unwrap();
+    assert_eq!(result.interfaces[0].mac, up0.mac.unwrap().to_string());
+    assert_eq!(result.ips[1].interface, Some(0));
+    assert_eq!(bed.link(&bed.inside, "eth0"), None);
+}
+
+#[test]
+fn the_master_may_be_in_the_container() {
+    let Some(bed) = Bed::new() else { return };
+    bed.within("ip link add in0 type veth peer name in1");
+    let own = json!({"master": "in0", "vlanId": 5, "linkInContainer": true});
+    let (lines, _) = bed.plan(&addressed("vlan", &own)).unwrap();
+    assert_eq!(lines[0], "[NS] ip link add eth0 link in0 type vlan id 5");
+}

@@ -68,6 +68,9 @@ impl fmt::Debug for Chain<'_> {
     }
 }
 
+/// Begins what is said of what a failed ADD could not take back.
+const LEFT: &str = "could not be taken back: ";
+
 /// A plugin and its delegate.
 struct Step {
     plugin: Box<dyn Plugin>,
@@ -88,6 +91,11 @@ struct Known<'a> {
 }
 
 impl Chain<'_> {
+    /// Whether a failed ADD could not take everything back, so that a DEL has to follow.
+    pub fn left_something(error: &Error) -> bool {
+        error.details.contains(LEFT)
+    }
+
     /// ADD: the plugins in order, each given the result of the one before. The last result is kept. Whatever fails, DEL
     /// is run for the plugin that failed and those before it, in reverse.
     ///
@@ -251,7 +259,7 @@ impl Chain<'_> {
         match all(self.del_all(self.list, plugins, attachment, previous, surfaces)) {
             Ok(()) => error,
             Err(left) => {
-                let left = format!("could not be taken back: {left}");
+                let left = format!("{LEFT}{left}");
                 let details = if error.details.is_empty() { left } else { format!("{}; {left}", error.details) };
                 error.details(details)
             }

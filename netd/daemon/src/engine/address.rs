@@ -337,6 +337,16 @@ impl Engine {
                 });
             }
         }
+        for r in self.chains.values() {
+            let network = self.networks.get(&r.network).map(|n| n.record.spec.name.to_string());
+            out.extend(r.made.addresses.iter().map(|address| Allocation {
+                address: address.ip(),
+                network: network.clone().unwrap_or_default(),
+                subnet: None,
+                owner: r.whose(),
+                state: "live".into(),
+            }));
+        }
         out.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
         out
     }

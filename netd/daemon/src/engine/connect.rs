@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use rnet_api::{ApiError, AttachReply, Endpoint, NetworkConnect, NetworkDisconnect, Outcome};
+use rnet_api::{ApiError, AttachReply, NetworkConnect, NetworkDisconnect, Outcome};
 use rnet_kernel::{LinkOp, Links};
 use rnet_model::{IfName, Kind, MacAddr, NetworkId, one_of_each_family};
 use rnet_plan::{Action, Place, Plan, apply};
@@ -10,9 +10,10 @@ use rnet_plugins_builtin::port::{self, Wanted};
 
 use super::address::Resolved;
 use super::core::{inode, kernel};
+use super::drive::Removal;
 use super::ready::undress;
 use super::reap::Retired;
-use super::state::{EndpointRecord, Origin, Phase, Prewired, owner};
+use super::state::{EndpointRecord, Origin, Phase, Prewired, cni_owner, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
 use crate::resolve::Target;
@@ -23,6 +24,30 @@ pub(super) struct Asked {
     pub(super) ips: Vec<IpAddr>,
     pub(super) mac: Option<MacAddr>,
     pub(super) ifname: Option<IfName>,
+    /// What a CNI runtime calls its network, if it asks; it names the interface then.
+    pub(super) list: Option<String>,
+}
+
+impl Asked {
+    /// By `rnet network connect`.
+    pub(super) fn of(request: &NetworkConnect) -> Self {
+        Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone(), list: None }
+    }
+
+    /// Who will hold the addresses.
+    fn owner(&self, target: &Target) -> String {
+        match (&self.list, &self.ifname) {
+            (Some(_), Some(ifname)) => cni_owner(target.engine, &target.id, ifname),
+            _ => owner(target.engine, &target.id),
+        }
+    }
+
+    fn origin(&self, network: NetworkId) -> Origin {
+        match &self.list {
+            Some(list) => Origin::Cni { network, list: list.clone() },
+            None => Origin::Network(network),
+        }
+    }
 }
 
 impl Engine {
@@ -35,8 +60,7 @@ impl Engine {
     ) -> Result<AttachReply, ApiError> {
         let network = self.find_network(name)?;
         self.refuse_ended(target)?;
-        let asked = Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone() };
-        self.connect_to(network, target, &asked)
+        self.connect_to(network, target, &Asked::of(request))
     }
 
     /// Connects a container to a network, or finds that it is.
@@ -47,8 +71,14 @@ impl Engine {
         asked: &Asked,
     ) -> Result<AttachReply, ApiError> {
         one_of_each_family(&asked.ips)?;
-        let owner = owner(target.engine, &target.id);
-        if let Some(reply) = self.already_connected(network, target, asked)? {
+        if self.is_listed(network) {
+            // It became one between two jobs.
+            return Err(ApiError::new(Kind::Retry, "the network has changed").hint("repeat the request"));
+        }
+        let owner = asked.owner(target);
+        if asked.list.is_some() {
+            self.refuse_added(target, asked)?;
+        } else if let Some(reply) = self.already_connected(network, target, asked)? {
             return Ok(reply);
         }
         let prewired = self.take_prewired(target, network, asked);
@@ -134,7 +164,7 @@ impl Engine {
             engine: target.engine,
             container_id: target.id.clone(),
             container: target.name.clone(),
-            origin: Origin::Network(network),
+            origin: asked.origin(network),
             network: Some(network),
             master: spec.bridge.clone().expect("a network has a bridge from its creation on"),
             ifname,
@@ -242,7 +272,7 @@ impl Engine {
     }
 
     /// `rnet network disconnect`.
-    pub(super) fn disconnect(&mut self, name: &str, request: &NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
+    pub(super) fn disconnect(&mut self, name: &str, request: &NetworkDisconnect) -> Result<Removal, ApiError> {
         let network = self.find_network(name)?;
         let missing = || {
             let name = &self.networks[&network].record.spec.name;
@@ -252,9 +282,11 @@ impl Engine {
         let (engine, id) = self.attached_container(&request.container)?.ok_or_else(missing)?;
         let on_network = |r: &&EndpointRecord| r.network == Some(network);
         let found: Vec<_> = self.of_container(engine, &id).into_iter().filter(on_network).map(|r| r.id).collect();
-        if found.is_empty() {
+        let chains: Vec<_> = self.chains_of(engine, &id).filter(|r| r.network == network).map(|r| r.id).collect();
+        if found.is_empty() && chains.is_empty() {
             return Err(missing());
         }
-        found.into_iter().map(|id| self.detach_one(id)).collect()
+        let endpoints = found.into_iter().map(|id| self.detach_one(id)).collect::<Result<_, _>>()?;
+        Ok(Removal { endpoints, chains })
     }
 }

@@ -11,7 +11,9 @@ use rnet_kernel::{Filter, KernelError, LinkState, Netns, NetnsId, Nft, ProcSys, 
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind, NetworkId, SandboxId};
 use rnet_store::{RunLog, StoreError};
 use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::chain::ChainRecord;
 use super::handle::Announcement;
 use super::reap::{Reaper, Retired};
 use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, SandboxRecord};
@@ -88,6 +90,13 @@ pub(crate) struct Engine {
     pub(super) foreign: HashMap<u32, LinkState>,
     pub(super) global_id: [u8; 5],
 
+    /// Interfaces that plugins made.
+    pub(super) chains: BTreeMap<EndpointId, ChainRecord>,
+    /// Those of an earlier run that are to be taken back.
+    pub(super) left_over: Vec<EndpointId>,
+    /// Those whose namespace has ended.
+    pub(super) chores: UnboundedSender<EndpointId>,
+
     /// Detached attachments the store may still know.
     pub(super) tombstones: Vec<String>,
     /// When the networks are to be compared with the kernel.
@@ -119,6 +128,7 @@ impl Engine {
         host: Netns,
         events: broadcast::Sender<Event>,
         announcer: mpsc::Sender<Announcement>,
+        chores: UnboundedSender<EndpointId>,
     ) -> Result<Self, ApiError> {
         let Options { root, config } = options;
         let tag = Tag::of(&root);
@@ -134,6 +144,7 @@ impl Engine {
                 sysctls: ProcSys::new(&host),
                 sysctls_inside: None,
                 tables: None,
+                flows: None,
             },
             root,
             config,
@@ -158,6 +169,9 @@ impl Engine {
             bridge_index: HashMap::new(),
             links: BTreeMap::new(),
             foreign: HashMap::new(),
+            chains: BTreeMap::new(),
+            left_over: Vec::new(),
+            chores,
             global_id: [0; 5],
             tombstones: Vec::new(),
             verify_at: None,

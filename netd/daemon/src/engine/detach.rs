@@ -3,18 +3,20 @@
 use rnet_api::{ApiError, DetachRequest, DetachWhich, Endpoint};
 use rnet_model::{EndpointId, Kind};
 
+use super::drive::Removal;
 use super::state::Origin;
 use super::{Engine, view};
 
 impl Engine {
     /// `rnet detach`: cut off before the answer, deleted a little later together with others.
-    pub(super) fn detach(&mut self, request: &DetachRequest) -> Result<Vec<Endpoint>, ApiError> {
+    pub(super) fn detach(&mut self, request: &DetachRequest) -> Result<Removal, ApiError> {
         let missing = || {
             ApiError::new(Kind::Missing, format!("nothing is attached to {}", request.container))
                 .hint("list what is: rnet attachments")
         };
         let (engine, id) = self.attached_container(&request.container)?.ok_or_else(missing)?;
-        let all: Vec<_> = self.of_container(engine, &id).into_iter().map(|r| (r.id, r.ifname.clone())).collect();
+        let ours = self.of_container(engine, &id).into_iter().map(|r| (r.id, r.ifname.clone()));
+        let all: Vec<_> = ours.chain(self.chains_of(engine, &id).map(|r| (r.id, r.ifname.clone()))).collect();
         let names = || all.iter().map(|(_, name)| name.to_string()).collect::<Vec<_>>().join(", ");
         let chosen: Vec<EndpointId> = match &request.which {
             DetachWhich::All => all.iter().map(|(id, _)| *id).collect(),
@@ -39,7 +41,9 @@ impl Engine {
                 }
             },
         };
-        chosen.into_iter().map(|id| self.detach_one(id)).collect()
+        let (chains, ours): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|id| self.chains.contains_key(id));
+        let endpoints = ours.into_iter().map(|id| self.detach_one(id)).collect::<Result<_, _>>()?;
+        Ok(Removal { endpoints, chains })
     }
 
     /// Detaches one endpoint and lets go of its addresses.

@@ -6,17 +6,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rnet_api::{
-    Allocation, ApiError, AttachReply, AttachRequest, Bridge, BridgeRequest, ConnectRequest, DetachRequest, Empty,
-    Endpoint, Event, Link, LinkRequest, Network, NetworkConnect, NetworkDisconnect, Sandbox, SandboxRequest, Status,
-    Version, WaitRequest,
+    Allocation, ApiError, AttachReply, AttachRequest, Bridge, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniReply,
+    CniStatus, Empty, Endpoint, Event, Link, LinkRequest, Network, Sandbox, SandboxRequest, Status, Version,
+    WaitRequest,
 };
 use rnet_kernel::{FilterMonitor, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe};
-use rnet_model::{ContainerName, EndpointId, IfName, Kind, MacAddr, NetworkSpec};
+use rnet_model::{EndpointId, IfName, Kind, MacAddr};
 use tokio::sync::{broadcast, oneshot};
 
 use super::attach::{Attach, Probed};
+use super::drive::Driver;
 use super::tag::Tag;
 use super::{Engine, Options};
+use crate::plugins::Plugins;
 use crate::resolve::{Resolver, Target};
 
 /// Longest wait of one `wait` request.
@@ -69,6 +71,7 @@ pub(crate) struct Handle {
     events: broadcast::Sender<Event>,
     host: Netns,
     timing: Option<ProbeTiming>,
+    pub(super) driver: Driver,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -96,7 +99,9 @@ pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
     // The monitor listens before the engine reads the kernel, so that no change falls between the two.
     let monitor = Monitor::new().map_err(|e| super::core::kernel("cannot watch the kernel", &e))?;
     let filter = FilterMonitor::open(&host, &Tag::of(&options.root).table);
-    let mut engine = Engine::open(options, host.clone(), events.clone(), announcer)?;
+    let driver = Driver::new(Plugins::new(&options.root, &options.config.plugins, host.clone())?);
+    let (chores, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let mut engine = Engine::open(options, host.clone(), events.clone(), announcer, chores)?;
     tokio::spawn(forward(monitor, mailbox.clone()));
     match filter {
         Ok(filter) => drop(tokio::spawn(forward_filter(filter, mailbox.clone()))),
@@ -104,12 +109,19 @@ pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
         Err(error) => tracing::warn!(%error, "cannot watch the packet filter"),
     }
     let thread = spawn("engine", move || serve(&mut engine, &inbox))?;
-    Ok(Handle { mailbox, events, host, timing, thread: Arc::new(Mutex::new(Some(thread))) })
+    let handle = Handle { mailbox, events, host, timing, driver, thread: Arc::new(Mutex::new(Some(thread))) };
+    let chores = handle.clone();
+    tokio::spawn(async move {
+        while let Some(id) = ended.recv().await {
+            tokio::spawn(chores.clone().take_one_back(id));
+        }
+    });
+    Ok(handle)
 }
 
 /// A socket inside a container, opened beside the engine's thread. Without one the engine opens its own, and says why it
 /// cannot.
-async fn open_inside(netns: &Netns) -> Option<Route> {
+pub(super) async fn open_inside(netns: &Netns) -> Option<Route> {
     let netns = netns.clone();
     tokio::task::spawn_blocking(move || Route::open(&netns)).await.ok()?.ok()
 }
@@ -165,7 +177,7 @@ fn serve(engine: &mut Engine, inbox: &mpsc::Receiver<Message>) {
 }
 
 impl Handle {
-    async fn call<T: Send + 'static>(
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -237,11 +249,6 @@ impl Handle {
                 Err(ApiError::new(Kind::Conflict, text).hint("choose another address, or --no-probe to take it anyway"))
             }
         }
-    }
-
-    /// Detaches.
-    pub(crate) async fn detach(&self, request: DetachRequest) -> Result<Vec<Endpoint>, ApiError> {
-        self.call(move |e| e.detach(&request)).await
     }
 
     /// Waits until an interface is ready.
@@ -328,34 +335,34 @@ impl Handle {
         self.call(move |e| e.network(&name)).await
     }
 
-    /// Creates a network; an equal one that exists is returned.
-    pub(crate) async fn create_network(&self, spec: NetworkSpec) -> Result<Network, ApiError> {
-        self.call(move |e| e.create_network(&spec)).await
-    }
-
-    /// Removes a network; `force` disconnects what is on it first.
-    pub(crate) async fn remove_network(&self, name: String, force: bool) -> Result<Network, ApiError> {
-        self.call(move |e| e.remove_network(&name, force)).await
-    }
-
-    /// Connects a container to a network.
-    pub(crate) async fn connect(
-        &self,
-        name: String,
-        request: NetworkConnect,
-        target: Target,
-    ) -> Result<AttachReply, ApiError> {
+    /// ADD of plugin `rnet`.
+    pub(crate) async fn cni_add(&self, request: CniAdd, target: Target) -> Result<CniReply, ApiError> {
         let inside = open_inside(&target.netns).await;
         self.call(move |e| {
             e.enter(&target.netns, inside);
-            e.connect(&name, &request, &target)
+            e.cni_add(&request, &target)
         })
         .await
     }
 
-    /// Disconnects a container from a network.
-    pub(crate) async fn disconnect(&self, name: String, request: NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
-        self.call(move |e| e.disconnect(&name, &request)).await
+    /// DEL of plugin `rnet`.
+    pub(crate) async fn cni_del(&self, request: CniDel) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(move |e| e.cni_del(&request)).await
+    }
+
+    /// CHECK of plugin `rnet`.
+    pub(crate) async fn cni_check(&self, request: CniCheck, target: Target) -> Result<CniReply, ApiError> {
+        self.call(move |e| e.cni_check(&request, &target)).await
+    }
+
+    /// GC of plugin `rnet`.
+    pub(crate) async fn cni_gc(&self, request: CniGc) -> Result<Vec<Endpoint>, ApiError> {
+        self.call(move |e| e.cni_gc(&request)).await
+    }
+
+    /// STATUS of plugin `rnet`.
+    pub(crate) async fn cni_status(&self, request: CniStatus) -> Result<Empty, ApiError> {
+        self.call(move |e| e.cni_status(&request)).await
     }
 
     /// Every address in use.
@@ -386,20 +393,6 @@ impl Handle {
     /// Gets a namespace for a container.
     pub(crate) async fn create_sandbox(&self, request: SandboxRequest) -> Result<Sandbox, ApiError> {
         self.call(move |e| e.create_sandbox(&request)).await
-    }
-
-    /// Connects a sandbox and brings its persistent attachments back.
-    pub(crate) async fn connect_sandbox(
-        &self,
-        id: ContainerName,
-        request: ConnectRequest,
-    ) -> Result<Vec<Endpoint>, ApiError> {
-        self.call(move |e| e.connect_sandbox(&id, &request)).await
-    }
-
-    /// Gives a namespace back.
-    pub(crate) async fn release_sandbox(&self, id: ContainerName, forget: bool) -> Result<Empty, ApiError> {
-        self.call(move |e| e.release_sandbox(&id, forget)).await
     }
 
     /// All links between sandboxes.

@@ -8,10 +8,13 @@
 mod address;
 mod attach;
 mod bridge;
+mod chain;
 mod clock;
+mod cni;
 mod connect;
 mod core;
 mod detach;
+mod drive;
 mod handle;
 mod link;
 mod network;
@@ -28,6 +31,8 @@ mod view;
 mod wire;
 
 pub(crate) use self::core::{Engine, Options};
+pub(crate) use chain::{Made, Work};
+pub(crate) use drive::{Failing, Refused};
 pub(crate) use handle::{Handle, start, worked};
 
 /// Names of all fail points, in the order of the operations.
@@ -58,6 +63,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "bridge-rm.kernel",
         "sandbox.log",
         "sandbox.namespace",
+        "chain.log",
+        "chain.add",
+        "chain.commit",
+        "chain-rm.log",
+        "chain-rm.del",
+        "chain-rm.commit",
         "links.log",
         "links.kernel",
     ];

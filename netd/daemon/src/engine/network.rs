@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rnet_api::{ApiError, Network};
 use rnet_ipam::{Pool, PoolSpec, State, SubnetPools, ula_subnet};
 use rnet_kernel::{AddressGeneration, FilterChange, FilterSet, LinkOp, Links, NewBridge, Snooping, Sysctls};
-use rnet_model::{IfAddr, IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
+use rnet_model::{EndpointId, IfAddr, IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
 use super::core::{NetworkState, kernel};
@@ -28,22 +28,15 @@ impl Engine {
     /// `rnet network create`. An equal network that exists is the answer, so that a repeated request succeeds.
     pub(super) fn create_network(&mut self, requested: &NetworkSpec) -> Result<Network, ApiError> {
         requested.validate()?;
-        if let Some(found) = self.networks.values().find(|n| n.record.spec.name == requested.name) {
-            if found.record.requested == *requested {
-                return Ok(self.show_network(found.record.id).expect("it was just found"));
-            }
-            return Err(ApiError::new(Kind::Conflict, format!("network {} exists with other options", requested.name))
-                .hint(format!(
-                    "compare: rnet network inspect {0}; or remove it: rnet network rm {0}",
-                    requested.name
-                )));
+        if let Some(there) = self.same_network(requested)? {
+            return Ok(there);
         }
         let id = clock::network_id();
         let spec = self.fill_in(requested, id)?;
         let record = NetworkRecord { id, requested: requested.clone(), spec, created: clock::wall() };
         let made = self.make_network(&record);
         if let Err(error) = made {
-            if self.networks.is_empty() {
+            if !self.has_bridged() {
                 self.remove_unused_filter();
             }
             return Err(error);
@@ -51,6 +44,20 @@ impl Engine {
         self.networks.insert(id, network_state(record, self.config.rest_seconds));
         self.emit(view::event("network-create", requested.name.to_string()));
         Ok(self.show_network(id).expect("it was just inserted"))
+    }
+
+    /// A network of that name that is as requested, if there is one of that name.
+    pub(super) fn same_network(&self, requested: &NetworkSpec) -> Result<Option<Network>, ApiError> {
+        let named = |n: &&NetworkState| n.record.spec.name == requested.name;
+        match self.networks.values().find(named).map(|n| &n.record) {
+            None => Ok(None),
+            Some(record) if record.requested == *requested => Ok(self.show_network(record.id)),
+            Some(_) => {
+                let name = &requested.name;
+                Err(ApiError::new(Kind::Conflict, format!("network {name} exists with other options"))
+                    .hint(format!("compare: rnet network inspect {name}; or remove it: rnet network rm {name}")))
+            }
+        }
     }
 
     /// The kernel's and the store's part: all of it or nothing, but for the table that all networks share.
@@ -208,7 +215,7 @@ impl Engine {
         let id = self.find_network(name)?;
         let shown = self.show_network(id).expect("it was just found");
         let on_it: Vec<_> = self.endpoints.values().filter(|r| r.network == Some(id)).map(|r| r.id).collect();
-        if !on_it.is_empty() && !force {
+        if !shown.endpoints.is_empty() && (!force || self.chains_on(id).next().is_some()) {
             let mut who: Vec<_> = shown.endpoints.iter().map(|e| format!("{}:{}", e.engine, e.container)).collect();
             who.sort();
             who.dedup();
@@ -229,7 +236,10 @@ impl Engine {
         fail::point("network-rm.commit.done");
         let state = self.networks.remove(&id).expect("it was just found");
         self.forget_reservations(id);
-        let bridge = state.record.spec.bridge.clone().expect("filled in");
+        let Some(bridge) = state.record.spec.bridge.clone() else {
+            self.emit(view::event("network-rm", shown.spec.name.to_string()));
+            return Ok(shown);
+        };
         fail::point("network-rm.kernel");
         let remove = self.kernel.host.batch(&[LinkOp::Delete(bridge.clone())]);
         let unfilter = rnet_kernel::Filter::change(&mut self.kernel.filter, &[], &filter_elements(&state.record.spec));
@@ -239,11 +249,17 @@ impl Engine {
             return Err(fail(fault.error));
         }
         unfilter.map_err(fail)?;
-        if self.networks.is_empty() {
+        if !self.has_bridged() {
             self.remove_unused_filter();
         }
         self.emit(view::event("network-rm", shown.spec.name.to_string()));
         Ok(shown)
+    }
+
+    /// What plugins have to remove before a network goes.
+    pub(super) fn chains_to_force(&self, name: &str, force: bool) -> Vec<EndpointId> {
+        let network = self.find_listed(name).filter(|_| force);
+        network.into_iter().flat_map(|id| self.chains_on(id)).map(|r| r.id).collect()
     }
 
     /// A network by name; the default one is made when it is first asked for.
@@ -353,7 +369,8 @@ pub(super) fn bridge_addresses(spec: &NetworkSpec) -> Vec<rnet_model::IfAddr> {
 
 /// The elements of the packet filter that make a bridge a network.
 pub(super) fn filter_elements(spec: &NetworkSpec) -> Vec<FilterChange> {
-    let bridge: IfName = spec.bridge.clone().expect("filled in");
+    // What plugins make is theirs to filter.
+    let Some(bridge): Option<IfName> = spec.bridge.clone() else { return Vec::new() };
     let mut out = vec![FilterChange::Device(FilterSet::Networks, bridge.clone())];
     if spec.isolate.is_on() {
         out.push(FilterChange::Device(FilterSet::Isolated, bridge.clone()));

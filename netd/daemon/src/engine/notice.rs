@@ -105,6 +105,7 @@ impl Engine {
     }
 
     fn link_gone(&mut self, name: &IfName) {
+        self.chain_link_gone(name);
         let gone = |engine: &mut Self| matches!(engine.kernel.host.link(name), Ok(None));
         if let Some(id) = self.by_host_ifname.get(name).copied() {
             if self.endpoints.get(&id).is_some_and(|r| r.phase == Phase::Live) && gone(self) {

@@ -60,6 +60,7 @@ impl Engine {
         self.recover_endpoints(endpoints, &mut ours);
         self.recover_new_bridges(&mut ours);
         self.recover_reservations(&stored);
+        self.recover_chains(of_prefix(&logged, "chain/"));
         self.recover_links(of_prefix(&logged, "link/"));
         self.collect_garbage(&ours);
         self.kernel.leave();
@@ -226,7 +227,7 @@ impl Engine {
 
     /// Compares every network with the kernel and repairs what differs.
     pub(super) fn verify_networks(&mut self) {
-        if self.networks.is_empty() {
+        if !self.has_bridged() {
             return self.remove_unused_filter();
         }
         if let Err(error) = self.verify_filter() {
@@ -269,7 +270,7 @@ impl Engine {
 
     fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {
         let record = self.networks[&id].record.clone();
-        let bridge = record.spec.bridge.clone().expect("filled in");
+        let Some(bridge) = record.spec.bridge.clone() else { return Ok(()) };
         let fail = |e| kernel(format!("cannot read bridge {bridge}"), &e);
         let Some(link) = self.kernel.host.link(&bridge).map_err(fail)? else {
             let plan = self.network_plan(&record)?;

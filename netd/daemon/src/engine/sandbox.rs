@@ -9,7 +9,8 @@ use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, Sandbox, SandboxReques
 use rnet_ipam::State;
 use rnet_kernel::{LinkOp, Links, Netns, Route};
 use rnet_model::{
-    ContainerName, EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, SandboxId,
+    ContainerName, EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, NetworkName,
+    SandboxId,
 };
 use rnet_plan::{apply, fail};
 
@@ -25,6 +26,14 @@ pub(super) fn sandbox_key(id: SandboxId) -> String {
     format!("sandbox/{id}")
 }
 
+/// A connection that may have to be undone.
+#[derive(Debug)]
+pub(super) struct Connected {
+    id: EndpointId,
+    /// What the container held in the network's pools before.
+    before: Vec<(IpAddr, State)>,
+}
+
 impl Engine {
     /// Gets a namespace for a container; asking again gives the same one.
     pub(super) fn create_sandbox(&mut self, request: &SandboxRequest) -> Result<Sandbox, ApiError> {
@@ -36,8 +45,8 @@ impl Engine {
         let networks: Vec<NetworkId> =
             request.networks.iter().map(|n| self.network_for(n)).collect::<Result<_, _>>()?;
         let id = match networks.first() {
-            Some(network) => self.ready_sandbox(*network)?,
-            None => self.new_sandbox()?,
+            Some(network) if !self.is_listed(*network) => self.ready_sandbox(*network)?,
+            _ => self.new_sandbox()?,
         };
         let sandbox = self.sandboxes.get_mut(&id).expect("it was just made");
         sandbox.record.container_id = container.to_owned();
@@ -193,44 +202,60 @@ impl Engine {
         container: &ContainerName,
         request: &ConnectRequest,
     ) -> Result<Vec<Endpoint>, ApiError> {
+        let target = self.sandbox_target(container)?;
+        self.connect_all(&target, request)?;
+        self.finish_connect(&target)
+    }
+
+    /// A container by its sandbox.
+    pub(super) fn sandbox_target(&self, container: &ContainerName) -> Result<Target, ApiError> {
         let id = self.sandbox_of.get(container.as_str()).copied().ok_or_else(|| {
             ApiError::new(Kind::Missing, format!("there is no sandbox for container {container}"))
                 .hint("make one first: POST /v1/sandboxes")
         })?;
         let sandbox = &self.sandboxes[&id];
-        let target = Target {
+        Ok(Target {
             engine: ContainerEngine::Rnet,
             id: sandbox.record.container_id.clone(),
             name: sandbox.record.container.clone(),
             netns: sandbox.netns.clone(),
             pid: None,
             path: None,
-        };
-        self.connect_all(&target, request)?;
-        let all = self.of_container(ContainerEngine::Rnet, &target.id);
-        Ok(all.into_iter().map(|r| self.show(r)).collect())
+        })
     }
 
     fn connect_all(&mut self, target: &Target, request: &ConnectRequest) -> Result<(), ApiError> {
-        let holder = owner(target.engine, &target.id);
         let mut made = Vec::new();
         for (index, name) in request.networks.iter().enumerate() {
             let asked = match index {
-                0 => Asked { ips: request.ips.clone(), mac: request.mac, ifname: None },
+                0 => Asked { ips: request.ips.clone(), mac: request.mac, ..Asked::default() },
                 _ => Asked::default(),
             };
-            let connected = self.network_for(name).and_then(|network| {
-                let before = self.held_before(network, &holder);
-                Ok((self.connect_to(network, target, &asked)?, before))
-            });
-            match connected {
-                Ok((reply, before)) => made.push((reply.endpoint.id, before)),
+            match self.connect_one(target, name, &asked) {
+                Ok(connected) => made.push(connected),
                 Err(error) => {
-                    made.into_iter().for_each(|(id, before)| self.take_connection_back(id, &before));
+                    made.into_iter().for_each(|connected| self.take_connection_back(connected));
                     return Err(error);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// One network of several.
+    pub(super) fn connect_one(
+        &mut self,
+        target: &Target,
+        name: &NetworkName,
+        asked: &Asked,
+    ) -> Result<Connected, ApiError> {
+        let network = self.network_for(name)?;
+        let before = self.held_before(network, &owner(target.engine, &target.id));
+        Ok(Connected { id: self.connect_to(network, target, asked)?.endpoint.id, before })
+    }
+
+    /// What follows the networks: attachments that wait for the container come back.
+    pub(super) fn finish_connect(&mut self, target: &Target) -> Result<Vec<Endpoint>, ApiError> {
         self.drop_unused_prewired(target);
         let waiting = |r: &&EndpointRecord| matches!(r.phase, Phase::Pending | Phase::Failed { .. });
         let pending: Vec<_> =
@@ -243,11 +268,11 @@ impl Engine {
                 self.park(record, Some(&error));
             }
         }
-        Ok(())
+        Ok(self.shown_of(target.engine, &target.id))
     }
 
     /// Undoes one of several connections; what was kept for the container before still is.
-    fn take_connection_back(&mut self, id: EndpointId, before: &[(IpAddr, State)]) {
+    pub(super) fn take_connection_back(&mut self, Connected { id, before }: Connected) {
         let Some(record) = self.endpoints.get(&id).cloned() else { return };
         match self.detach_one(id) {
             Ok(_) => {
@@ -262,7 +287,7 @@ impl Engine {
     }
 
     /// A ready interface nobody asked for must not stay in the container.
-    fn drop_unused_prewired(&mut self, target: &Target) {
+    pub(super) fn drop_unused_prewired(&mut self, target: &Target) {
         let Some(id) = self.sandbox_of.get(&target.id) else { return };
         let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
         sandbox.inside = None;

@@ -53,6 +53,13 @@ pub(super) enum Origin {
     Attach(Box<AttachSpec>),
     /// `rnet network connect` or a container's network mode.
     Network(NetworkId),
+    /// Plugin `rnet` of a network of a CNI runtime.
+    Cni {
+        /// The network it stands on.
+        network: NetworkId,
+        /// What the runtime calls its own.
+        list: String,
+    },
 }
 
 /// An interface of a container.
@@ -90,13 +97,21 @@ pub(super) struct EndpointRecord {
 impl EndpointRecord {
     /// Who holds the endpoint's addresses in a pool.
     pub(super) fn owner(&self) -> String {
-        owner(self.engine, &self.container_id)
+        match self.origin {
+            Origin::Cni { .. } => cni_owner(self.engine, &self.container_id, &self.ifname),
+            _ => owner(self.engine, &self.container_id),
+        }
     }
 }
 
 /// The owner of an address in a pool: a container keeps its address over restarts, so its id is the owner.
 pub(super) fn owner(engine: Engine, container_id: &str) -> String {
     format!("{engine}:{container_id}")
+}
+
+/// The same for CNI, where a container may have several interfaces on one network, each with addresses of its own.
+pub(super) fn cni_owner(engine: Engine, container_id: &str, ifname: &IfName) -> String {
+    format!("{engine}:{container_id}/{ifname}")
 }
 
 /// A network.

@@ -17,6 +17,15 @@ pub(super) fn event(action: &str, subject: impl Into<String>) -> Event {
     }
 }
 
+/// A phase as the API shows it.
+pub(super) fn status(phase: &Phase) -> Status {
+    match phase {
+        Phase::Live => Status::Ready,
+        Phase::Wiring | Phase::Draining | Phase::Pending => Status::Pending,
+        Phase::Failed { since, text } => Status::Error { since: since.clone(), text: text.clone() },
+    }
+}
+
 impl Engine {
     /// One endpoint as the API shows it.
     pub(super) fn show(&self, r: &EndpointRecord) -> Endpoint {
@@ -28,34 +37,31 @@ impl Engine {
             network: r.network.and_then(|id| self.networks.get(&id)).map(|n| n.record.spec.name.clone()),
             bridge: Some(r.master.clone()),
             ifname: r.ifname.clone(),
-            host_ifname: r.host_ifname.clone(),
-            mac: r.mac,
+            host_ifname: Some(r.host_ifname.clone()),
+            mac: Some(r.mac),
             mtu: r.mtu,
             addresses: r.addresses.clone(),
             gateways: r.gateways.clone(),
             routes: r.routes.clone(),
             metric: r.metric,
             persistent: r.persistent,
-            status: match &r.phase {
-                Phase::Live => Status::Ready,
-                Phase::Wiring | Phase::Draining | Phase::Pending => Status::Pending,
-                Phase::Failed { since, text } => Status::Error { since: since.clone(), text: text.clone() },
-            },
+            status: status(&r.phase),
             generation: r.generation,
             created: r.created.clone(),
         }
     }
 
     pub(super) fn endpoints(&self) -> Vec<Endpoint> {
-        self.endpoints.values().map(|r| self.show(r)).collect()
+        let chains = self.chains.values().map(|r| self.show_chain(r));
+        self.endpoints.values().map(|r| self.show(r)).chain(chains).collect()
     }
 
     /// By id or unique prefix.
     pub(super) fn endpoint(&self, id: &str) -> Result<Endpoint, ApiError> {
         let given = id.to_ascii_lowercase();
-        let found: Vec<_> = self.endpoints.values().filter(|r| r.id.to_string().starts_with(&given)).collect();
-        match found[..] {
-            [one] => Ok(self.show(one)),
+        let found: Vec<_> = self.endpoints().into_iter().filter(|r| r.id.to_string().starts_with(&given)).collect();
+        match &found[..] {
+            [one] => Ok(one.clone()),
             [] => Err(ApiError::new(Kind::Missing, format!("there is no attachment {id:?}"))
                 .hint("list them: rnet attachments")),
             _ => {
@@ -70,26 +76,29 @@ impl Engine {
         &self,
         reference: &ContainerRef,
     ) -> Result<Option<(ContainerEngine, String)>, ApiError> {
-        let named = |r: &EndpointRecord, name: &str| r.container_id == name || r.container == name;
-        let matches = |r: &EndpointRecord| match reference {
+        /// Engine, id and name.
+        type Known<'a> = (ContainerEngine, &'a str, &'a str);
+        let known = || {
+            let ours = self.endpoints.values().map(|r| (r.engine, r.container_id.as_str(), r.container.as_str()));
+            ours.chain(self.chains.values().map(|r| (r.engine, r.container_id.as_str(), r.container.as_str())))
+        };
+        let named = |(_, id, called): &Known<'_>, name: &str| *id == name || *called == name;
+        let matches = |r: &Known<'_>| match reference {
             ContainerRef::Any(name) => named(r, name.as_str()),
-            ContainerRef::Of(engine, name) => r.engine == *engine && named(r, name.as_str()),
-            ContainerRef::NetnsPath(path) => {
-                r.engine == ContainerEngine::Netns && named(r, &path.display().to_string())
-            }
-            ContainerRef::Pid(pid) => r.engine == ContainerEngine::Pid && named(r, &pid.to_string()),
+            ContainerRef::Of(engine, name) => r.0 == *engine && named(r, name.as_str()),
+            ContainerRef::NetnsPath(path) => r.0 == ContainerEngine::Netns && named(r, &path.display().to_string()),
+            ContainerRef::Pid(pid) => r.0 == ContainerEngine::Pid && named(r, &pid.to_string()),
         };
         let mut found: Vec<(ContainerEngine, String)> =
-            self.endpoints.values().filter(|r| matches(r)).map(|r| (r.engine, r.container_id.clone())).collect();
+            known().filter(|r| matches(r)).map(|(engine, id, _)| (engine, id.to_owned())).collect();
         if found.is_empty()
             && let ContainerRef::Any(name) | ContainerRef::Of(_, name) = reference
             && name.as_str().len() >= 4
         {
-            let by_prefix = |r: &&EndpointRecord| {
-                r.container_id.starts_with(name.as_str())
-                    && !matches!(reference, ContainerRef::Of(engine, _) if *engine != r.engine)
+            let by_prefix = |r: &Known<'_>| {
+                r.1.starts_with(name.as_str()) && !matches!(reference, ContainerRef::Of(engine, _) if *engine != r.0)
             };
-            found = self.endpoints.values().filter(by_prefix).map(|r| (r.engine, r.container_id.clone())).collect();
+            found = known().filter(by_prefix).map(|(engine, id, _)| (engine, id.to_owned())).collect();
         }
         found.sort();
         found.dedup();
@@ -103,17 +112,26 @@ impl Engine {
         }
     }
 
+    /// All interfaces of one container.
+    pub(super) fn shown_of(&self, engine: ContainerEngine, id: &str) -> Vec<Endpoint> {
+        let ours = self.of_container(engine, id).into_iter().map(|r| self.show(r));
+        ours.chain(self.chains_of(engine, id).map(|r| self.show_chain(r))).collect()
+    }
+
     /// The endpoints a `wait` looks at.
     pub(super) fn endpoints_of(&self, container: &ContainerRef, ifname: Option<&IfName>) -> Vec<Endpoint> {
         let Ok(Some((engine, id))) = self.attached_container(container) else { return Vec::new() };
-        let all = self.of_container(engine, &id).into_iter();
-        all.filter(|r| ifname.is_none_or(|name| r.ifname == *name)).map(|r| self.show(r)).collect()
+        let mut all = self.shown_of(engine, &id);
+        all.retain(|r| ifname.is_none_or(|name| r.ifname == *name));
+        all
     }
 
     pub(super) fn show_network(&self, id: NetworkId) -> Option<Network> {
         let state = self.networks.get(&id)?;
-        let endpoints = self.endpoints.values().filter(|r| r.network == Some(id)).map(|r| self.show(r)).collect();
-        let problems = self.filter_fault.iter().map(|e| format!("not filtered: {e}")).collect();
+        let ours = self.endpoints.values().filter(|r| r.network == Some(id)).map(|r| self.show(r));
+        let endpoints = ours.chain(self.chains_on(id).map(|r| self.show_chain(r))).collect();
+        let fault = self.filter_fault.iter().filter(|_| !self.is_listed(id));
+        let problems = fault.map(|e| format!("not filtered: {e}")).collect();
         Some(Network {
             id,
             spec: state.record.spec.clone(),
@@ -158,13 +176,12 @@ impl Engine {
     }
 
     pub(super) fn show_sandbox(&self, r: &SandboxRecord) -> Sandbox {
-        let endpoints = self.of_container(ContainerEngine::Rnet, &r.container_id);
         Sandbox {
             id: r.id,
             container_id: r.container_id.clone(),
             container: r.container.clone(),
             netns: self.sandbox_path(r.id),
-            endpoints: endpoints.into_iter().map(|e| self.show(e)).collect(),
+            endpoints: self.shown_of(ContainerEngine::Rnet, &r.container_id),
         }
     }
 

@@ -97,9 +97,10 @@ impl Resolver {
                 .hint("name one of its processes instead: pid:N"));
             }
             _ => {
+                let how = if engine == Engine::Cni { "by its CNI configuration" } else { "by the hook" };
                 return Err(ApiError::new(
                     Kind::Unsupported,
-                    format!("{engine}:{name}: its runtime attaches it, by the hook"),
+                    format!("{engine}:{name}: its runtime attaches it, {how}"),
                 )
                 .hint("attach by its process: pid:N"));
             }

@@ -159,12 +159,9 @@ fn environments() {
         }
         let missing: Vec<_> =
             ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"].map(|name| (name, "<unset>")).to_vec();
-        s.refused(
-            "everything missing",
-            4,
-            &["CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH"],
-            || s.call("bridge", &missing, &input),
-        );
+        s.refused("everything missing", 4, &["CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH"], || {
+            s.call("bridge", &missing, &input)
+        });
         for (command, version) in [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")] {
             let input = s.with("cniVersion", json!(version));
             s.refused(command, 1, &[command, version], || s.call("bridge", &[("CNI_COMMAND", command)], &input));

@@ -30,7 +30,10 @@ const ALLOWED: &[(&str, &str)] = &[
         "* host link cni0/address: reference \"00:00:00:00:00:00\", ours \"<mac>\"",
         "the bridge's address is its own: it does not come and go with the ports",
     ),
-    ("* result c?/interfaces/0/mac: reference \"false\", ours \"true\"", "the same: the reference's changes with the ports"),
+    (
+        "* result c?/interfaces/0/mac: reference \"false\", ours \"true\"",
+        "the same: the reference's changes with the ports",
+    ),
     (
         "* host link cni0/mtu: reference \"1500\", ours \"1400\"",
         "the configured MTU is set on the bridge: without, the kernel forgets it with the last port (br_mtu_auto_adjust)",
@@ -165,7 +168,8 @@ impl<'a> Stage<'a> {
             let mut result = result.clone();
             let container = containers.iter().find(|c| c.name == *name);
             for interface in result["interfaces"].as_array_mut().into_iter().flatten() {
-                let netns = container.filter(|_| interface.get("sandbox").is_some()).map_or(&self.host.netns, |c| &c.netns);
+                let netns =
+                    container.filter(|_| interface.get("sandbox").is_some()).map_or(&self.host.netns, |c| &c.netns);
                 interface["mac"] = json!(interface["mac"] == state::mac(netns, interface["name"].as_str().unwrap()));
             }
             state::flatten(&format!("result {name}"), &result, &mut |path, value| {

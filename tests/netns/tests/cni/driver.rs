@@ -87,7 +87,9 @@ impl Answer {
     #[track_caller]
     pub(super) fn code(&self) -> u64 {
         assert!(self.said.code != 0, "{} succeeded:\n{}", self.said.words, self.said.out);
-        self.value["code"].as_u64().unwrap_or_else(|| panic!("{}: no error object:\n{}", self.said.words, self.said.out))
+        self.value["code"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{}: no error object:\n{}", self.said.words, self.said.out))
     }
 }
 
