@@ -140,8 +140,9 @@ pub(crate) fn check_inside(call: &Call<'_>, view: &mut View<'_>) -> Result<LinkS
     }
     let routes = links.routes_through(ifname)?;
     for route in &previous.routes {
-        let table = route.table.unwrap_or(RouteEntry::MAIN);
-        if !routes.iter().any(|r| r.destination == subnet(&route.dst) && r.table == table) {
+        // A plugin behind may have moved it to a table of its own (section 4 of the specification, "CHECK").
+        let in_table = |found: u32| route.table.is_none_or(|table| table == found);
+        if !routes.iter().any(|r| r.destination == subnet(&route.dst) && in_table(r.table)) {
             return Err(Error::internal(format!("expected route to {} not found on {ifname}", route.dst)));
         }
     }

@@ -4,6 +4,7 @@
 //! The table is put there by the first plugin that needs it, in one transaction that may be repeated, and removed with
 //! its last element. Each element's comment says whose it is.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -402,6 +403,8 @@ pub(crate) fn remove(changes: Changes, plan: &mut Plan) {
 /// When the kernel cannot be asked.
 pub(crate) fn show(tables: &mut NfTables, ips: &[IpAddr], owner: &str, plan: &mut Plan) -> Result<(), KernelError> {
     let mut changes = Changes::new();
+    // The previous result and the container itself may both name an address, and it can be removed once only.
+    let ips: BTreeSet<IpAddr> = ips.iter().copied().collect();
     for v in Ipv::BOTH {
         let keys = ips.iter().filter(|ip| Ipv::of(**ip) == v).map(|ip| vec![Field::from(*ip)]);
         take(tables, &mut changes, &v.masquerade(), keys, owner)?;

@@ -108,11 +108,6 @@ impl World {
         dir
     }
 
-    /// The path of the `rnet-cni` program.
-    pub fn cni_program(&self) -> PathBuf {
-        built("rnet-cni")
-    }
-
     /// The test's own directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -2,7 +2,10 @@
 
 mod bad_input;
 mod bridge;
+mod clients;
 mod differ;
 mod driver;
+mod interfaces;
+mod meta;
 mod orders;
 mod state;

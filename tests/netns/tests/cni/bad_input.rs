@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rnet_netns_harness::{Container, Host, Snapshot, World, path_text, run};
+use rnet_netns_harness::{built, Container, Host, Snapshot, World, path_text, run};
 use serde_json::{Value, json};
 
 use super::differ::files;
@@ -114,7 +114,7 @@ fn configurations() {
             ("a range without a subnet", 7, &[], s.with("ipam", json!({"type": "host-local", "ranges": [[{}]]}))),
             ("no ranges", 7, &[], s.with("ipam", json!({"type": "host-local"}))),
             ("no such address plugin", 999, &["elsewhere"], s.with("ipam", json!({"type": "elsewhere"}))),
-            ("an address plugin by its path", 999, &[], s.with("ipam", json!({"type": "../static"}))),
+            ("an address plugin by its path", 7, &[], s.with("ipam", json!({"type": "../static"}))),
             ("hairpin and promiscuous", 7, &["hairpin"], {
                 let mut config = s.config();
                 config["hairpinMode"] = json!(true);
@@ -127,7 +127,7 @@ fn configurations() {
         }
         s.refused("no such plugin", 7, &["elsewhere", "host-local"], || {
             let program = world.dir().join("cni/rnet-cni");
-            std::os::unix::fs::symlink(world.cni_program(), &program).unwrap();
+            std::os::unix::fs::symlink(built("rnet-cni"), &program).unwrap();
             s.call("rnet-cni", &[], &s.with("type", json!("elsewhere")))
         });
     });
@@ -284,7 +284,7 @@ fn installed_links() {
     run(|world| {
         let host = world.host("node");
         let plugins = world.cni_plugins();
-        let listed = host.run(&format!("{} list", world.cni_program().display())).ok();
+        let listed = host.run(&format!("{} list", built("rnet-cni").display())).ok();
         let listed: Vec<&str> = listed.err.lines().chain(listed.out.lines()).collect();
         let mut links: Vec<String> =
             std::fs::read_dir(&plugins).unwrap().map(|e| e.unwrap().file_name().display().to_string()).collect();

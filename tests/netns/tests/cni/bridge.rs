@@ -34,7 +34,7 @@ pub(super) fn bridge_plugin(stage: &Stage<'_>, subnets: &[&str], more: &Value) -
 }
 
 /// ADD, CHECK, DEL and DEL again of one container, everything noted.
-fn there_and_back(stage: &Stage<'_>, chain: &Chain) {
+pub(super) fn there_and_back(stage: &Stage<'_>, chain: &Chain) {
     let c1 = stage.container("c1");
     stage.add(chain, &c1);
     stage.record("after ADD");

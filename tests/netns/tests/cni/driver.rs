@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rnet_kernel::Netns;
-use rnet_netns_harness::{Container, Output, World, path_text, run_fed};
+use rnet_netns_harness::{built, Container, Output, World, path_text, run_fed};
 use serde_json::{Map, Value, json};
 
 /// Where Debian has the reference plugins.
@@ -42,7 +42,7 @@ pub(super) fn mixed(world: &World, ours: &[&str]) -> PathBuf {
     for entry in std::fs::read_dir(REFERENCE).unwrap() {
         let name = entry.unwrap().file_name();
         let theirs = !ours.contains(&name.to_str().unwrap());
-        let target = if theirs { Path::new(REFERENCE).join(&name) } else { world.cni_program() };
+        let target = if theirs { Path::new(REFERENCE).join(&name) } else { built("rnet-cni") };
         std::os::unix::fs::symlink(target, dir.join(&name)).unwrap();
     }
     dir

@@ -236,7 +236,18 @@ fn sysctls(netns: &Netns, names: &[&str], put: &mut dyn FnMut(String, String)) {
 
 fn traffic_control(netns: &Netns, names: &[&str], put: &mut dyn FnMut(String, String)) {
     for line in text(netns, "tc -d qdisc show").lines().filter(|l| !l.contains("noqueue")) {
-        put(format!("tc {}", words(line)), "there".into());
+        // qdisc tbf 1: dev eth0 root refcnt 2 rate 8Mbit burst 100000b/1 mpu 0b lat 25ms linklayer ethernet
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["qdisc", "tbf", handle, "dev", dev, ref more @ ..] => {
+                put(format!("tc tbf {dev}"), handle.to_owned());
+                let pairs = more.split_first().map_or(more, |(_, pairs)| pairs).chunks(2);
+                for pair in pairs.filter(|pair| pair[0] != "refcnt") {
+                    put(format!("tc tbf {dev}/{}", pair[0]), pair.last().unwrap_or(&"").to_string());
+                }
+            }
+            _ => put(format!("tc {}", words.join(" ")), "there".into()),
+        }
     }
     for name in names {
         for parent in ["root", "ingress"] {
