@@ -56,7 +56,7 @@ fn macvlan() {
         json!({"master": "up0"}),
         json!({}),
         json!({"master": "up0", "mode": "private", "mtu": 1400}),
-        json!({"master": "up0", "mode": "vepa", "args": {"cni": {"mac": "c2:11:22:00:00:12"}}}),
+        json!({"master": "up0", "mode": "vepa", "runtimeConfig": {"mac": "c2:11:22:00:00:12"}}),
         json!({"master": "up0", "mode": "passthru"}),
     ] {
         differential_or_skip(
@@ -117,7 +117,9 @@ fn vlan() {
 
 #[test]
 fn host_device() {
-    for more in [json!({"device": "far0"}), json!({"hwaddr": "c2:11:22:00:00:11"}), json!({"device": "far0", "ipam": {}})] {
+    for more in
+        [json!({"device": "far0"}), json!({"hwaddr": "c2:11:22:00:00:11"}), json!({"device": "far0", "ipam": {}})]
+    {
         differential(|stage| {
             master(stage);
             let chain = chain(stage, "host-device", &TWO, &more);
