@@ -17,6 +17,12 @@ const ALLOWED: &[(&str, &str)] = &[
     ("* link pair*/num_?x_queues: *", "one queue: nothing wakes a second one, and making it costs a grace period"),
     ("* link eth0/num_?x_queues: *", "the other end of the same pair"),
     ("* link ifb?/txqlen: *", "the same on the device that shapes the other way: its tbf has the queue"),
+    ("* host link cni0.100/num_?x_queues: *", "the gateway's device is one end of such a pair too"),
+    ("* host link cni0.100/txqlen: *", "the same"),
+    (
+        "* host bridge vlan pair? 1 Egress Untagged: reference \"there\", no ours",
+        "the gateway's port is in its VLAN alone: frames of VLAN 1 have no business there",
+    ),
     ("* link pair*/txqlen: no reference, ours \"1000\"", "the kernel's default; no queue holds packets on a veth"),
     ("* link eth0/txqlen: no reference, ours \"1000\"", "the other end of the same pair"),
     (
