@@ -7,10 +7,7 @@ use ipnetwork::IpNetwork;
 use rnet_kernel::{LinkOp, LinkState, Netns, RouteEntry};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 use rnet_plan::{Action, Place, Plan};
-use rnet_plugin_protocol::{Call, CniResult, Error, IpConfig, Route, View, gateway_of};
-
-/// RTPROT_BOOT of linux/rtnetlink.h, which ip(8) and the reference plugins give their routes.
-const BOOT: u8 = 3;
+use rnet_plugin_protocol::{Call, Error, IpConfig, Route, View};
 
 /// A name known to be one.
 pub(crate) fn name(text: &str) -> IfName {
@@ -28,6 +25,12 @@ pub(crate) fn random() -> u64 {
 /// A locally administered address.
 pub(crate) fn random_mac() -> MacAddr {
     MacAddr::local(random())
+}
+
+/// An address for a port of a bridge: a bridge without an address of its own takes the lowest of its ports'
+/// (br_stp_recalculate_bridge_id), and this one is above all that are made by others.
+pub(crate) fn port_mac() -> MacAddr {
+    MacAddr::local(random() | 0xfe << 40)
 }
 
 /// A name for the host's end of a pair, as the reference makes them.
@@ -79,20 +82,6 @@ pub(crate) fn first_address(net: &IpNetwork) -> IpAddr {
     }
 }
 
-/// A route in the kernel's terms.
-pub(crate) fn route_entry(dev: &IfName, route: &Route, via: Option<IpAddr>) -> RouteEntry {
-    RouteEntry {
-        via,
-        metric: route.priority,
-        protocol: BOOT,
-        table: route.table.unwrap_or(RouteEntry::MAIN),
-        scope: route.scope,
-        mtu: route.mtu,
-        advmss: route.advmss,
-        ..RouteEntry::new(subnet(&route.dst), dev.clone())
-    }
-}
-
 /// Addresses of a result, for IPv6 with or without duplicate detection.
 ///
 /// # Errors
@@ -125,12 +114,6 @@ pub(crate) fn forward(view: &mut View<'_>, ips: impl Iterator<Item = IpAddr>, pl
     Ok(())
 }
 
-/// Routes of a result. A route without a next hop of its own takes the gateway of its family.
-pub(crate) fn routes(dev: &IfName, result: &CniResult) -> Vec<LinkOp> {
-    let via = |r: &Route| gateway_of(result, r.gw, r.dst.is_ipv6());
-    result.routes.iter().map(|r| LinkOp::AddRoute(route_entry(dev, r, via(r)))).collect()
-}
-
 /// The container's interface as the previous result has it: there, with its addresses and routes.
 ///
 /// # Errors
@@ -157,8 +140,9 @@ pub(crate) fn check_inside(call: &Call<'_>, view: &mut View<'_>) -> Result<LinkS
     }
     let routes = links.routes_through(ifname)?;
     for route in &previous.routes {
-        let table = route.table.unwrap_or(RouteEntry::MAIN);
-        if !routes.iter().any(|r| r.destination == subnet(&route.dst) && r.table == table) {
+        // A plugin behind may have moved it to a table of its own (section 4 of the specification, "CHECK").
+        let in_table = |found: u32| route.table.is_none_or(|table| table == found);
+        if !routes.iter().any(|r| r.destination == subnet(&route.dst) && in_table(r.table)) {
             return Err(Error::internal(format!("expected route to {} not found on {ifname}", route.dst)));
         }
     }

@@ -5,9 +5,18 @@ pub mod bridge;
 mod chained;
 #[allow(dead_code)]
 mod common;
+mod device;
+pub mod dhcp;
+pub mod dummy;
+pub mod firewall;
+pub mod host_device;
 pub mod host_local;
+pub mod ipvlan;
 pub mod loopback;
+pub mod macvlan;
 pub mod port;
+pub mod portmap;
+pub mod ptp;
 mod registry;
 pub mod sbr;
 mod spoof;
@@ -15,10 +24,14 @@ pub mod static_ipam;
 mod surfaces;
 #[allow(dead_code)]
 mod table;
+pub mod tap;
+#[cfg(test)]
+mod testbed;
 #[cfg(test)]
 mod testing;
 pub mod tuning;
+pub mod vlan;
 pub mod vrf;
 
-pub use registry::{NAMES, configure};
+pub use registry::{configure, names, unknown_keys};
 pub use surfaces::Kernel;

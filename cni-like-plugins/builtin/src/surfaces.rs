@@ -1,7 +1,9 @@
 //! The kernel as a plugin of one process uses it: opened where and when it is first asked for.
 
 use rnet_kernel::rules::NfTables;
-use rnet_kernel::{Filter, FilterChange, FilterState, KernelError, Links, Netns, NetnsId, ProcSys, Route, Sysctls};
+use rnet_kernel::{
+    Conntrack, Filter, FilterChange, FilterState, KernelError, Links, Netns, NetnsId, ProcSys, Route, Sysctls,
+};
 use rnet_plan::{Place, Surfaces};
 
 /// Route netlink and settings of the host and of the container that was last asked for.
@@ -13,12 +15,13 @@ pub struct Kernel {
     sysctls: Option<(NetnsId, ProcSys)>,
     filter: NoFilter,
     tables: Option<NfTables>,
+    flows: Option<Conntrack>,
 }
 
 impl Kernel {
     /// `host` is the namespace that counts as the host's.
     pub fn new(host: Netns) -> Self {
-        Kernel { host, route: None, inside: None, sysctls: None, filter: NoFilter, tables: None }
+        Kernel { host, route: None, inside: None, sysctls: None, filter: NoFilter, tables: None, flows: None }
     }
 }
 
@@ -49,6 +52,13 @@ impl Surfaces for Kernel {
             self.tables = Some(NfTables::open(&self.host)?);
         }
         Ok(self.tables.as_mut().expect("just opened"))
+    }
+
+    fn flows(&mut self) -> Result<&mut Conntrack, KernelError> {
+        if self.flows.is_none() {
+            self.flows = Some(Conntrack::open(&self.host)?);
+        }
+        Ok(self.flows.as_mut().expect("just opened"))
     }
 
     fn sysctls(&mut self, place: &Place) -> Result<&mut dyn Sysctls, KernelError> {

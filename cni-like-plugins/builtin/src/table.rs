@@ -4,6 +4,7 @@
 //! The table is put there by the first plugin that needs it, in one transaction that may be repeated, and removed with
 //! its last element. Each element's comment says whose it is.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -101,9 +102,39 @@ impl Ipv {
         Set::new(self.named("hidden"), &[self.key(), KeyType::InetProto, KeyType::InetService])
     }
 
+    /// Containers nobody of [`Ipv::sealed`] in another network reaches.
+    pub(crate) fn sealed(self) -> Set {
+        Set::new(self.named("sealed"), &[self.key()])
+    }
+
+    /// Containers nobody of their own network reaches.
+    pub(crate) fn isolated(self) -> Set {
+        Set::new(self.named("isolated"), &[self.key()])
+    }
+
+    /// Containers that are let through a host's filter that drops: only answers, each other and published ports.
+    pub(crate) fn fenced(self) -> Set {
+        Set::new(self.named("fenced"), &[self.key()])
+    }
+
+    /// Whether it is a set of this family.
+    pub(crate) fn has(self, set: &Set) -> bool {
+        self.sets().contains(set)
+    }
+
     /// Every set of the family.
-    fn sets(self) -> [Set; 6] {
-        [self.masquerade(), self.own(), self.ports(), self.ports_at(), self.reflected(), self.hidden()]
+    fn sets(self) -> [Set; 9] {
+        [
+            self.masquerade(),
+            self.own(),
+            self.ports(),
+            self.ports_at(),
+            self.reflected(),
+            self.hidden(),
+            self.sealed(),
+            self.isolated(),
+            self.fenced(),
+        ]
     }
 }
 
@@ -155,6 +186,9 @@ pub(crate) fn base(tables: &mut NfTables) -> Result<Changes, KernelError> {
         changes.ensure_set(&table, set);
     }
     for chain in [
+        // Before anything is translated: what an answer is translated back to comes later.
+        Chain::base("guard", ChainKind::Filter, Hook::Prerouting, -300),
+        Chain::base("forward", ChainKind::Filter, Hook::Forward, 1),
         Chain::base("prerouting", ChainKind::Nat, Hook::Prerouting, -100),
         Chain::base("output", ChainKind::Nat, Hook::Output, -100),
         Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, 100),
@@ -175,7 +209,55 @@ fn rules() -> Vec<Rule> {
         .flat_map(|v| translation("prerouting", v))
         .chain(Ipv::BOTH.into_iter().flat_map(|v| translation("output", v)))
         .chain(Ipv::BOTH.into_iter().flat_map(hiding))
+        .chain([guard()])
+        .chain(Ipv::BOTH.into_iter().flat_map(fences))
         .collect()
+}
+
+/// What `route_localnet` of a device would let in: packets from outside to the host's loopback addresses.
+fn guard() -> Rule {
+    let lo = Field::Ifname("lo".parse().expect("a name"));
+    let exprs = vec![
+        Expr::Match(Selector::Meta(Meta::Iifname), Test::Not(lo)),
+        Expr::Match(Ipv::V4.header(Ip::Daddr), Test::Within(Ipv::V4.loopback())),
+        Expr::Verdict(Verdict::Drop),
+    ];
+    Rule::new("guard", exprs).comment("loopback addresses are for the host alone")
+}
+
+/// What containers may send to each other.
+fn fences(v: Ipv) -> Vec<Rule> {
+    let source = || vec![v.header(Ip::Saddr)];
+    let target = || vec![v.header(Ip::Daddr)];
+    let pair = || vec![v.header(Ip::Saddr), v.header(Ip::Daddr)];
+    let drop = || Expr::Verdict(Verdict::Drop);
+    let known = Ct::ESTABLISHED | Ct::RELATED;
+    let rule = |exprs: Vec<Expr>, comment: &str| Rule::new("forward", exprs).comment(comment);
+    vec![
+        rule(
+            vec![Expr::In(target(), v.isolated().name), Expr::In(pair(), v.own().name), drop()],
+            "isolated from its own network",
+        ),
+        rule(
+            vec![
+                Expr::In(target(), v.sealed().name),
+                Expr::In(source(), v.sealed().name),
+                Expr::NotIn(pair(), v.own().name),
+                drop(),
+            ],
+            "from another network",
+        ),
+        rule(
+            vec![
+                Expr::In(target(), v.fenced().name),
+                Expr::Match(Selector::Ct(Ct::State), Test::NoneOf(known)),
+                Expr::Match(Selector::Ct(Ct::Status), Test::NoneOf(Ct::DNAT)),
+                Expr::NotIn(source(), v.fenced().name),
+                drop(),
+            ],
+            "what the host's own filter would have thrown away",
+        ),
+    ]
 }
 
 /// Published ports, by address first.
@@ -321,6 +403,8 @@ pub(crate) fn remove(changes: Changes, plan: &mut Plan) {
 /// When the kernel cannot be asked.
 pub(crate) fn show(tables: &mut NfTables, ips: &[IpAddr], owner: &str, plan: &mut Plan) -> Result<(), KernelError> {
     let mut changes = Changes::new();
+    // The previous result and the container itself may both name an address, and it can be removed once only.
+    let ips: BTreeSet<IpAddr> = ips.iter().copied().collect();
     for v in Ipv::BOTH {
         let keys = ips.iter().filter(|ip| Ipv::of(**ip) == v).map(|ip| vec![Field::from(*ip)]);
         take(tables, &mut changes, &v.masquerade(), keys, owner)?;

@@ -44,6 +44,10 @@ impl Surfaces for Fakes {
         Err(KernelError::os("open nf_tables", 95))
     }
 
+    fn flows(&mut self) -> Result<&mut rnet_kernel::Conntrack, KernelError> {
+        Err(KernelError::os("open conntrack", 95))
+    }
+
     fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
         Ok(&mut self.sysctls)
     }
@@ -195,6 +199,22 @@ impl<S: Surfaces> Bench<S> {
     pub(crate) fn status(&mut self, conf: &Value) -> Result<(), Error> {
         self.call(Command::Status, conf, |pair, call, surfaces| pair.status(call, surfaces))
     }
+}
+
+/// A listener on port 80 of a namespace. The port may be taken for as long as a program another test starts has not
+/// closed what it inherited.
+pub(crate) fn listen(ns: &Netns) -> std::net::TcpListener {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    ns.run(|| {
+        loop {
+            match std::net::TcpListener::bind("[::]:80") {
+                Ok(listener) => return listener,
+                Err(e) => assert!(std::time::Instant::now() < deadline, "{e}"),
+            }
+            std::thread::yield_now();
+        }
+    })
+    .unwrap()
 }
 
 /// The value with these keys set.

@@ -1,6 +1,6 @@
 //! A plugin with its delegate, command by command: who is asked in which order, and what happens when one of them fails.
 
-use rnet_plan::{Plan, Surfaces, apply};
+use rnet_plan::{Failure, Plan, Surfaces, apply};
 
 use crate::{AttachmentId, Call, CniResult, Delegation, Error, Plugin, View, Work};
 
@@ -29,12 +29,16 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// The first failure.
     pub fn add(&self, call: &mut Call<'_>, surfaces: &mut dyn Surfaces) -> Result<CniResult, Error> {
+        self.plugin.configured()?;
         let ipam = self.delegate()?;
+        if let Some(ipam) = ipam.filter(|ipam| ipam.needs_interface()) {
+            return self.add_before_lease(ipam, call, surfaces);
+        }
         if let Some(ipam) = ipam {
             call.leased = Some(add_one(ipam, call, surfaces)?);
         }
         let made = match &call.leased {
-            Some(leased) if leased.ips.is_empty() => Err(Error::config("IPAM plugin returned missing IP config")),
+            Some(leased) if leased.ips.is_empty() => Err(no_address()),
             _ => add_one(self.plugin, call, surfaces),
         };
         if let (Err(_), Some(ipam)) = (&made, ipam) {
@@ -44,17 +48,44 @@ impl<'a> Pair<'a> {
         made
     }
 
-    /// DEL: both are asked whatever the other says. The address is freed last, when nothing uses it any more.
+    /// ADD for a delegate that leases through the interface: interface, lease, addresses.
+    fn add_before_lease(
+        &self,
+        ipam: &dyn Plugin,
+        call: &mut Call<'_>,
+        surfaces: &mut dyn Surfaces,
+    ) -> Result<CniResult, Error> {
+        call.leased = None;
+        let bare = add_one(self.plugin, call, surfaces)?;
+        let leased = add_one(ipam, call, surfaces);
+        let made = leased.and_then(|leased| {
+            if leased.ips.is_empty() {
+                return Err(no_address());
+            }
+            call.leased = Some(leased);
+            make(surfaces, |view| self.plugin.dress(call, bare.clone(), view))
+        });
+        if made.is_err() {
+            // As above; the lease is given back through the interface.
+            let _ = del_one(ipam, call, surfaces);
+            let _ = del_one(self.plugin, call, surfaces);
+        }
+        made
+    }
+
+    /// DEL: both are asked whatever the other says. The address is freed last, when nothing uses it any more, unless it
+    /// is given back through the interface.
     ///
     /// # Errors
     /// All failures.
     pub fn del(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
-        let mut faults = Vec::new();
-        faults.extend(del_one(self.plugin, call, surfaces).err());
-        if let (false, Some(ipam)) = (self.plugin.delegation() == Delegation::Never, self.ipam) {
-            faults.extend(del_one(ipam, call, surfaces).err());
-        }
-        all(faults)
+        let ipam = self.ipam.filter(|_| self.plugin.delegation() != Delegation::Never);
+        let (first, last): (Option<&dyn Plugin>, _) = match ipam {
+            Some(ipam) if ipam.needs_interface() => (Some(ipam), Some(self.plugin)),
+            _ => (Some(self.plugin), ipam),
+        };
+        let both = [first, last].into_iter().flatten();
+        all(both.filter_map(|plugin| del_one(plugin, call, surfaces).err()).collect())
     }
 
     /// CHECK.
@@ -62,6 +93,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// The first difference, or no `prevResult`.
     pub fn check(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        self.plugin.configured()?;
         call.previous()?;
         self.plugin.check(call, &mut View::new(surfaces))?;
         match self.delegate()? {
@@ -91,6 +123,7 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// Code 50 or 51.
     pub fn status(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
+        self.plugin.configured()?;
         self.plugin.status(call, &mut View::new(surfaces))?;
         match self.delegate()? {
             Some(ipam) => ipam.status(call, &mut View::new(surfaces)),
@@ -99,10 +132,31 @@ impl<'a> Pair<'a> {
     }
 }
 
+fn no_address() -> Error {
+    Error::config("IPAM plugin returned missing IP config")
+}
+
+/// How often a plan is made again because somebody was faster: two calls that make the same bridge, or the table.
+const TRIES: u32 = 4;
+
 fn add_one(plugin: &dyn Plugin, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<CniResult, Error> {
-    match plugin.add(call, &mut View::new(surfaces))? {
-        Work::Done(result) => Ok(result),
-        Work::Planned(plan, result) => run(&plan, surfaces).map(|()| result),
+    make(surfaces, |view| plugin.add(call, view))
+}
+
+/// Plans and applies; again where what the plan was made for is no longer so, which the next plan takes into account, or
+/// refuses in its own words.
+fn make(surfaces: &mut dyn Surfaces, plan: impl Fn(&mut View<'_>) -> Result<Work, Error>) -> Result<CniResult, Error> {
+    let mut tries = 1;
+    loop {
+        let (plan, result) = match plan(&mut View::new(surfaces))? {
+            Work::Done(result) => return Ok(result),
+            Work::Planned(plan, result) => (plan, result),
+        };
+        match apply(&plan, surfaces) {
+            Ok(()) => return Ok(result),
+            Err(failure) if failure.overtaken() && failure.left.is_empty() && tries < TRIES => tries += 1,
+            Err(failure) => return Err(error_of(failure)),
+        }
     }
 }
 
@@ -112,11 +166,13 @@ fn del_one(plugin: &dyn Plugin, call: &Call<'_>, surfaces: &mut dyn Surfaces) ->
 }
 
 fn run(plan: &Plan, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
-    apply(plan, surfaces).map_err(|failure| {
-        let left = failure.left.join("; ");
-        let error = Error::from(failure.cause);
-        if left.is_empty() { error } else { error.details(format!("could not be taken back: {left}")) }
-    })
+    apply(plan, surfaces).map_err(error_of)
+}
+
+fn error_of(failure: Failure) -> Error {
+    let left = failure.left.join("; ");
+    let error = Error::from(failure.cause);
+    if left.is_empty() { error } else { error.details(format!("could not be taken back: {left}")) }
 }
 
 /// One error out of many: the first code, all messages.
@@ -128,3 +184,6 @@ pub(crate) fn all(faults: Vec<Error>) -> Result<(), Error> {
     }
     Err(first)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Owns: the verbs of CNI as a trait, the values they take ([`Request`], [`Environment`], [`CniResult`], [`Error`]),
 //! how a plugin with its delegate is driven ([`drive`]), and the runtime's side ([`runtime`]). Refuses: knowing any plugin.
 
+pub mod dress;
 pub mod drive;
 mod environment;
 mod error;
@@ -10,6 +11,8 @@ mod plugin;
 mod request;
 mod result;
 pub mod runtime;
+#[cfg(test)]
+mod testing;
 mod version;
 
 pub use environment::{Command, Environment, is_name};

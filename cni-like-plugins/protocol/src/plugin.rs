@@ -8,7 +8,7 @@ use rnet_kernel::{KernelError, Links, Netns};
 use rnet_model::IfName;
 use rnet_plan::{Place, Plan, Surfaces};
 
-use crate::{AttachmentId, CniResult, Environment, Error, Request};
+use crate::{AttachmentId, CniResult, Environment, Error, Request, dress};
 
 /// A network type or a step on top of one, with its configuration: what a list of plugins consists of. Plugins of
 /// rnet and executables of others alike.
@@ -18,11 +18,35 @@ pub trait Plugin: fmt::Debug + Send + Sync {
         Delegation::Never
     }
 
-    /// Makes the interface, or adds to what the plugins before made.
+    /// Whether it gives addresses through the container's interface, which has to be there before. Then the plugin that
+    /// delegates is asked to `add` without `leased`, and to `dress` what it made.
+    fn needs_interface(&self) -> bool {
+        false
+    }
+
+    /// Whether the configuration can be used. DEL and GC do without: what was made has to go, whatever has become of the
+    /// configuration.
+    ///
+    /// # Errors
+    /// Codes 2, 6 and 7 with what is wrong.
+    fn configured(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Makes the interface, or adds to what the plugins before made. Without `leased` the interface has no addresses.
     ///
     /// # Errors
     /// By the codes of the CNI specification. Nothing is left behind.
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error>;
+
+    /// Gives the interface of `bare`, which `add` made without addresses, what was `leased` through it: addresses and
+    /// routes inside, unless the plugin has more to do. `del` takes it back.
+    ///
+    /// # Errors
+    /// As `add`. What it made may be left behind: `del` follows.
+    fn dress(&self, call: &Call<'_>, bare: CniResult, _view: &mut View<'_>) -> Result<Work, Error> {
+        dress::inside(call, bare)
+    }
 
     /// Takes back what `add` made for this attachment, as far as it is still there. The namespace may be gone.
     ///

@@ -7,7 +7,7 @@ use rnet_kernel::Netns;
 use rnet_plugin_protocol::drive::Pair;
 use rnet_plugin_protocol::runtime::{Directories, Limits};
 use rnet_plugin_protocol::{Call, Command, Environment, Error, Plugin, Request, Version};
-use rnet_plugins_builtin::{Kernel, configure};
+use rnet_plugins_builtin::{Kernel, configure, unknown_keys};
 use serde_json::{Value, json};
 
 use crate::{NAME, names, rnet};
@@ -24,17 +24,20 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
     supported(env.command, request.version)?;
     let kind = if called == NAME { request.kind.as_str() } else { called };
     if kind == rnet::NAME {
-        let netns = namespace(env, &Netns::current()?)?;
+        let netns = namespace(rnet::NAME, env, &Netns::current()?)?;
         let result = rnet::answer(env, &request, netns.as_ref(), previous(env.command, &request)?.as_ref())?;
         return Ok(result.map(|result| result.to_json(request.version)));
     }
     let plugin = configure(kind, &request)?.ok_or_else(|| unknown(kind))?;
+    if env.command == Command::Add {
+        unknown_keys(kind, &request).iter().for_each(|key| eprintln!("{NAME}: {key} means nothing to it"));
+    }
     let ipam = request.ipam.as_ref().map(|ipam| delegate(ipam, &request, env)).transpose()?;
     let host = Netns::current()?;
     let mut call = Call {
         env,
         request: &request,
-        netns: namespace(env, &host)?,
+        netns: namespace(kind, env, &host)?,
         previous: previous(env.command, &request)?,
         leased: None,
     };
@@ -80,9 +83,10 @@ fn supported(command: Command, version: Version) -> Result<(), Error> {
 }
 
 /// The container's namespace. For DEL it may be gone already, or never have been told.
-fn namespace(env: &Environment, host: &Netns) -> Result<Option<Netns>, Error> {
-    let needed = matches!(env.command, Command::Add | Command::Check);
-    if env.netns.is_empty() || !(needed || env.command == Command::Del) {
+fn namespace(kind: &str, env: &Environment, host: &Netns) -> Result<Option<Netns>, Error> {
+    // Addresses out of files are given to whoever asks.
+    let needed = matches!(env.command, Command::Add | Command::Check) && !matches!(kind, "host-local" | "static");
+    if env.netns.is_empty() || matches!(env.command, Command::Gc | Command::Status | Command::Version) {
         return Ok(None);
     }
     let opened = match Netns::open(Path::new(&env.netns)) {

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use rnet_plugin_protocol::{Environment, Error, LIMIT, Version};
+use rnet_plugins_builtin::dhcp;
 use serde_json::{Value, json};
 
 /// The executable's own name: under it, the plugin is the `type` of the configuration.
@@ -19,10 +20,13 @@ const NAME: &str = "rnet-cni";
 
 /// Every `type` there is: the plugins that need nobody, and the one that hands over to netd.
 fn names() -> impl Iterator<Item = &'static str> {
-    rnet_plugins_builtin::NAMES.into_iter().chain([rnet::NAME])
+    rnet_plugins_builtin::names().chain([rnet::NAME])
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = dhcp::keep_if_asked() {
+        return code;
+    }
     let called = std::env::args_os().next().unwrap_or_default();
     let called = Path::new(&called).file_name().and_then(|n| n.to_str()).unwrap_or(NAME).to_owned();
     let variable = |name: &str| std::env::var(name).ok();

@@ -64,6 +64,9 @@ pub fn command() -> clap::Command {
 
 /// Parses the process's arguments and is the daemon until a signal ends it.
 pub fn main() -> ExitCode {
+    if let Some(code) = rnet_plugins_builtin::dhcp::keep_if_asked() {
+        return code;
+    }
     let args = Args::parse();
     if args.list_fail_points {
         engine::fail_points().iter().for_each(|name| println!("{name}"));

@@ -9,7 +9,7 @@ use rnet_model::{IfAddr, Kind, MacAddr, NetworkSpec};
 use rnet_plan::fail;
 use rnet_plugin_protocol::runtime::{Attachment, Cache, Chain, Directories, Executable, Extra, Limits, NetworkList};
 use rnet_plugin_protocol::{CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request, Version};
-use rnet_plugins_builtin::{Kernel, NAMES, configure};
+use rnet_plugins_builtin::{Kernel, configure, names};
 use serde_json::{Map, Value, json};
 
 use crate::config;
@@ -74,7 +74,7 @@ impl Plugins {
                 Err(ApiError::new(Kind::Missing, format!("there is no plugin {kind:?}")).hint(format!(
                     "searched: {}, which [plugins] of netd.toml changes; built in are {}",
                     self.searched(),
-                    NAMES.join(", ")
+                    names().collect::<Vec<_>>().join(", ")
                 )))
             }
             Err(e) => Err(invalid(&e)),

@@ -1,12 +1,14 @@
 //! The only crate that speaks to the kernel's network interfaces.
 //!
-//! Owns: route netlink, nf_tables, network namespaces, sysctls and raw ARP/ND frames. Refuses: any decision; callers
+//! Owns: route netlink, nf_tables, connection tracking, network namespaces, sysctls and raw ARP/ND frames. Refuses: any decision; callers
 //! say what to do in terms of `rnet-model`, this crate says it to the kernel and reports what the kernel answered.
 //! No netlink wire type crosses its public interface.
 //!
 //! Each surface is a narrow trait ([`Links`], [`Filter`], [`Sysctls`]); the real implementations ([`Route`],
 //! [`Nft`], [`ProcSys`]) have in-memory siblings in [`fake`].
 
+mod conntrack;
+mod datagrams;
 mod error;
 mod events;
 pub mod fake;
@@ -19,6 +21,8 @@ mod sysctl;
 #[cfg(test)]
 mod testing;
 
+pub use conntrack::{Conntrack, FlowFilter};
+pub use datagrams::{Datagram, Datagrams};
 pub use error::KernelError;
 pub use events::{Event, Monitor};
 pub use filter::rules;

@@ -176,7 +176,7 @@ impl Asker {
 }
 
 /// Protocol 0 receives nothing until [`bind`] names a protocol and a device (packet(7)).
-fn unbound() -> io::Result<OwnedFd> {
+pub(crate) fn unbound() -> io::Result<OwnedFd> {
     // SAFETY: socket(2) takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -198,7 +198,7 @@ fn device(index: u32) -> io::Result<i32> {
     i32::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
 }
 
-fn bind(socket: &OwnedFd, ether_type: i32, index: u32) -> io::Result<()> {
+pub(crate) fn bind(socket: &OwnedFd, ether_type: i32, index: u32) -> io::Result<()> {
     let ether_type = u16::try_from(ether_type).expect("an EtherType is 16 bits");
     let address = libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET).expect("an address family is 16 bits"),
@@ -213,7 +213,7 @@ fn bind(socket: &OwnedFd, ether_type: i32, index: u32) -> io::Result<()> {
     result(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length_of::<libc::sockaddr_ll>()) })
 }
 
-fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
+pub(crate) fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer is to a T that lives through the call, and the length is its size.
     result(unsafe {
         libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length_of::<T>())
@@ -253,7 +253,7 @@ fn only_neighbour_discovery(socket: &OwnedFd) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
-fn transmit(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+pub(crate) fn transmit(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     loop {
         match nix::sys::socket::send(socket.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT) {
             Ok(_) => return Ok(()),

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rnet_kernel::rules::{Changes, NfTables, Set, Table};
-use rnet_kernel::{Filter, KernelError, Links, Sysctls};
+use rnet_kernel::{Conntrack, Filter, KernelError, Links, Sysctls};
 
 use crate::{Action, Place, Plan, Step, fail};
 
@@ -24,6 +24,11 @@ pub trait Surfaces {
     /// # Errors
     /// When they cannot be opened.
     fn tables(&mut self) -> Result<&mut NfTables, KernelError>;
+    /// The host's connection tracking.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn flows(&mut self) -> Result<&mut Conntrack, KernelError>;
     /// Sysctls of a place.
     ///
     /// # Errors
@@ -41,6 +46,13 @@ pub struct Failure {
     pub cause: KernelError,
     /// What could not be taken back, a line each; empty in every ordinary case.
     pub left: Vec<String>,
+}
+
+impl Failure {
+    /// Whether something came or went between the making of the plan and its application.
+    pub fn overtaken(&self) -> bool {
+        matches!(self.cause.errno, libc::EEXIST | libc::ENOENT | libc::EBUSY)
+    }
 }
 
 /// Applies all steps in order. When one fails, its undo and those of the steps before it run in reverse order.
@@ -103,28 +115,47 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
         }
         Action::Tables(changes) if changes.is_empty() => Ok(()),
         Action::Tables(changes) => surfaces.tables().and_then(|tables| tables.commit(changes, None)).map_err(whole),
+        Action::TablesUnlessChanged(changes, generation) => {
+            let done = surfaces.tables().and_then(|tables| tables.commit(changes, Some(*generation)));
+            match done {
+                Err(e) if e.errno == ERESTART => Ok(()),
+                other => other.map_err(whole),
+            }
+        }
         Action::RemoveUnused(table, sets) => {
             surfaces.tables().and_then(|tables| remove_unused(tables, table, sets)).map_err(whole)
         }
+        Action::ForgetFlows(flows) if flows.is_empty() => Ok(()),
+        Action::ForgetFlows(flows) => surfaces
+            .flows()
+            .and_then(|conntrack| conntrack.delete_any(flows))
+            .map(drop)
+            .map_err(|e| (e, Effect::Partial)),
         Action::File { path, contents: Some(contents) } => write(path, contents).map_err(whole),
         Action::File { path, contents: None } => remove(path).map_err(whole),
     }
 }
 
+/// The kernel's own errno of an overtaken transaction (include/linux/errno.h).
+const ERESTART: i32 = 85;
+const ENOENT: i32 = 2;
+
 /// Somebody may add an element between the look and the removal: then the generation has moved, and it is looked at
 /// again. A table that changes all the time is in use.
 fn remove_unused(tables: &mut NfTables, table: &Table, sets: &[Set]) -> Result<(), KernelError> {
     const LOOKS: u32 = 4;
-    /// The kernel's own errno of an overtaken transaction (include/linux/errno.h).
-    const ERESTART: i32 = 85;
     for _ in 0..LOOKS {
         let generation = tables.generation()?;
         if !tables.table_exists(table)? {
             return Ok(());
         }
         for set in sets {
-            if tables.any_element(table, &set.name)? {
-                return Ok(());
+            match tables.any_element(table, &set.name) {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                // Somebody else removed the table since.
+                Err(e) if e.errno == ENOENT => return Ok(()),
+                Err(e) => return Err(e),
             }
         }
         match tables.commit(Changes::new().destroy_table(table), Some(generation)) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use rnet_kernel::rules::{Changes, Set, Table};
-use rnet_kernel::{FilterChange, LinkOp, Netns};
+use rnet_kernel::{FilterChange, FlowFilter, LinkOp, Netns};
 
 /// Whose route netlink a batch is sent to.
 #[derive(Debug, Clone)]
@@ -47,8 +47,14 @@ pub enum Action {
     },
     /// One nf_tables transaction on tables other than netd's own.
     Tables(Changes),
+    /// The same, left out when anything in nf_tables has changed since this generation: what was looked at may no
+    /// longer hold.
+    TablesUnlessChanged(Changes, u32),
     /// Removes a table if none of these sets has an element.
     RemoveUnused(Table, Vec<Set>),
+    /// The host's connection tracking forgets the flows that fit any of these. After the change of the rules that the
+    /// flows were translated by: they are made again from their next packet on.
+    ForgetFlows(Vec<FlowFilter>),
     /// Writes a file, or removes it: what a plugin has to remember until its undo. Folders are made, for root alone.
     File {
         /// Where.
@@ -105,8 +111,11 @@ impl Action {
             Action::Sysctl { place, key, value } => {
                 vec![format!("{}sysctl {}={value}", place.prefix(), key.replace('/', "."))]
             }
-            Action::Tables(changes) => changes.to_string().lines().map(|line| format!("nft {line}")).collect(),
+            Action::Tables(changes) | Action::TablesUnlessChanged(changes, _) => {
+                changes.to_string().lines().map(|line| format!("nft {line}")).collect()
+            }
             Action::RemoveUnused(table, _) => vec![format!("nft delete table {}, unless it is used", table.name)],
+            Action::ForgetFlows(flows) => flows.iter().map(|flow| format!("conntrack -D {flow}")).collect(),
             Action::File { path, contents: Some(_) } => vec![format!("write {}", path.display())],
             Action::File { path, contents: None } => vec![format!("remove {}", path.display())],
         }

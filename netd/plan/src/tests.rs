@@ -2,8 +2,8 @@
 //! The executor against surfaces that only write down what they are told.
 
 use rnet_kernel::{
-    Address, Fault, Filter, FilterChange, FilterState, KernelError, LinkOp, LinkState, Links, Port, Qdisc, RouteEntry,
-    Rule, Sysctls, VlanEntry,
+    Address, Conntrack, Fault, Filter, FilterChange, FilterState, FlowFilter, KernelError, LinkOp, LinkState, Links,
+    Port, Qdisc, RouteEntry, Rule, Sysctls, VlanEntry,
 };
 use rnet_model::IfName;
 
@@ -109,6 +109,10 @@ impl Surfaces for Notes {
     fn tables(&mut self) -> Result<&mut rnet_kernel::rules::NfTables, KernelError> {
         Err(KernelError::text("open nf_tables", "not in this test"))
     }
+    fn flows(&mut self) -> Result<&mut Conntrack, KernelError> {
+        self.lines.push("flows".into());
+        Err(KernelError::text("open conntrack", "not in this test"))
+    }
     fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
         Ok(self)
     }
@@ -163,4 +167,16 @@ fn what_cannot_be_taken_back_is_said() {
     let failure = apply(&plan(), &mut notes).unwrap_err();
     assert_eq!(failure.left.len(), 1);
     assert!(failure.left[0].contains("link del br0"));
+}
+
+#[test]
+fn flows_are_forgotten_when_there_are_any_to_forget() {
+    let published = FlowFilter { original_port: Some(53), ..FlowFilter::new(17) };
+    let mut plan = Plan::default();
+    plan.step("none", Action::ForgetFlows(Vec::new()));
+    plan.undoable("some", Action::ForgetFlows(vec![published]), vec![host(vec![LinkOp::Up(name("v0"))])]);
+    let mut notes = Notes::default();
+    assert_eq!(apply(&plan, &mut notes).unwrap_err().step, 1);
+    assert_eq!(notes.lines, ["flows", "link set v0 up"], "some may be forgotten when it fails");
+    assert_eq!(plan.lines(), ["conntrack -D -p udp --orig-port-dst 53"]);
 }

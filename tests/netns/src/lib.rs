@@ -14,7 +14,7 @@ mod world;
 pub use container::{Container, Flow, Process};
 pub use host::{Host, Start};
 pub use lan::Peer;
-pub use process::{Output, path_text, run_in, wait_for};
+pub use process::{Output, built, path_text, run_fed, run_in, wait_for};
 pub use snapshot::Snapshot;
 pub use world::{World, run, run_or_skip};
 

@@ -1,5 +1,6 @@
 //! Programs run to their end inside a namespace, and bounded waiting.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -63,11 +64,28 @@ impl Output {
 /// # Panics
 /// When it cannot be started.
 pub fn run_in(netns: &Netns, command: &mut Command) -> Output {
+    run_fed(netns, command, b"")
+}
+
+/// The same for a program that reads `input`, which has to fit into a pipe: 64 KiB.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn run_fed(netns: &Netns, command: &mut Command, input: &[u8]) -> Output {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words = words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
     let begun = Instant::now();
-    command.stdin(Stdio::null());
-    let output = netns.run(|| command.output()).expect("root may enter a namespace");
+    command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let fed = || {
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program may end without having read all of it.
+            let _ = stdin.write_all(input);
+        }
+        child.wait_with_output()
+    };
+    let output = netns.run(fed).expect("root may enter a namespace");
     let output = output.unwrap_or_else(|e| panic!("cannot start {words}: {e}"));
     let signal = || std::os::unix::process::ExitStatusExt::signal(&output.status).map_or(-1, |s| 128 + s);
     Output {
@@ -102,8 +120,11 @@ pub fn path_text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")
 }
 
-/// A program that was built with the workspace, or that the test needs and lacks.
-pub(crate) fn built(name: &str) -> PathBuf {
+/// A program that was built with the workspace.
+///
+/// # Panics
+/// When it was not.
+pub fn built(name: &str) -> PathBuf {
     // target/debug/deps/TEST, and the programs in target/debug.
     let test = std::env::current_exe().expect("a process has a program");
     let path = test.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps").join(name);

@@ -99,6 +99,15 @@ impl World {
         dir
     }
 
+    /// A folder with a link to `rnet-cni` for each plugin, as `rnet-cni install` makes it.
+    #[track_caller]
+    pub fn cni_plugins(&self) -> PathBuf {
+        let dir = self.dir().join("cni");
+        let mut install = Command::new(built("rnet-cni"));
+        run_in(&self.netns, install.args(["install", "--dir"]).arg(&dir)).ok();
+        dir
+    }
+
     /// The test's own directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()

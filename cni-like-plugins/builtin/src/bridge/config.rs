@@ -1,11 +1,12 @@
 //! The plugin's own keys, checked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rnet_model::IfName;
 use rnet_plugin_protocol::{Error, Request};
 use serde::Deserialize;
-use serde_json::Value;
+
+use crate::common;
 
 /// As it is written.
 #[derive(Debug, Deserialize)]
@@ -28,8 +29,6 @@ struct Written {
     disable_container_interface: bool,
     port_isolation: bool,
     mac: Option<String>,
-    #[serde(flatten)]
-    unknown: BTreeMap<String, Value>,
 }
 
 impl Default for Written {
@@ -52,7 +51,6 @@ impl Default for Written {
             disable_container_interface: false,
             port_isolation: false,
             mac: None,
-            unknown: BTreeMap::new(),
         }
     }
 }
@@ -112,12 +110,34 @@ pub(super) struct Config {
     pub(super) detect_duplicates: bool,
     pub(super) leave_down: bool,
     pub(super) mac: Option<String>,
-    pub(super) unknown: Vec<String>,
 }
 
 impl Config {
     pub(super) fn new(request: &Request) -> Result<Self, Error> {
-        let written: Written = request.config()?;
+        Config::checked(request.config()?, request)
+    }
+
+    /// What DEL and GC look for when the configuration says nothing.
+    pub(super) fn all() -> Self {
+        let vlans = Vlans { access: 0, trunk: BTreeSet::new(), keep_default: true };
+        Config {
+            bridge: common::name("cni0"),
+            gateway: Gateway::None,
+            force_address: false,
+            masquerade: true,
+            mtu: None,
+            hairpin: false,
+            promisc: false,
+            isolated: false,
+            vlans,
+            spoof_check: true,
+            detect_duplicates: false,
+            leave_down: false,
+            mac: None,
+        }
+    }
+
+    fn checked(written: Written, request: &Request) -> Result<Self, Error> {
         if written.hairpin_mode && written.promisc_mode {
             return Err(Error::config("bridge: cannot set hairpin mode and promiscuous mode at the same time"));
         }
@@ -153,7 +173,6 @@ impl Config {
             detect_duplicates: written.enabledad,
             leave_down: written.disable_container_interface,
             mac: written.mac,
-            unknown: written.unknown.into_keys().collect(),
         })
     }
 }
@@ -192,7 +211,7 @@ fn trunk(items: &[Trunk]) -> Result<BTreeSet<u16>, Error> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -204,10 +223,9 @@ mod tests {
 
     #[test]
     fn defaults_are_the_references() {
-        let config = config(json!({"other": 1})).unwrap();
+        let config = config(json!({})).unwrap();
         assert_eq!((config.bridge.as_str(), config.gateway, config.mtu), ("cni0", Gateway::None, None));
         assert!(config.vlans.keep_default && !config.vlans.any() && !config.masquerade && !config.detect_duplicates);
-        assert_eq!(config.unknown, ["other"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use rnet_kernel::{AddressGeneration, Devconf4, LinkKind, LinkOp, LinkState, NewBridge, NewVeth, Snooping, Switch};
 use rnet_model::{IfName, MacAddr};
 use rnet_plan::{Action, Place, Plan};
+use rnet_plugin_protocol::dress::routes;
 use rnet_plugin_protocol::{
     AttachmentId, Call, CniResult, Delegation, Error, Interface, IpConfig, Plugin, Request, View, Work, wanted_mac,
 };
@@ -19,20 +20,17 @@ use crate::{common, spoof, table};
 #[derive(Debug)]
 pub struct Bridge {
     config: Config,
+    /// What is wrong with it; then it is the default, with all that leaves something on the host.
+    wrong: Option<Error>,
 }
 
 impl Bridge {
     /// From a request.
-    ///
-    /// # Errors
-    /// Code 6 for another shape, 7 for keys that contradict each other.
-    pub fn new(request: &Request) -> Result<Self, Error> {
-        Config::new(request).map(|config| Bridge { config })
-    }
-
-    /// Keys the plugin has no use for.
-    pub fn unknown(&self) -> &[String] {
-        &self.config.unknown
+    pub fn new(request: &Request) -> Self {
+        match Config::new(request) {
+            Ok(config) => Bridge { config, wrong: None },
+            Err(error) => Bridge { config: Config::all(), wrong: Some(error) },
+        }
     }
 
     /// The bridge, made if it is not there; its address.
@@ -76,10 +74,18 @@ impl Bridge {
         if !link.up {
             ops.push(LinkOp::Up(name.clone()));
         }
+        let mac = match link.mac {
+            Some(mac) if link.carrier => mac,
+            // Without ports it would take the first one's, and have none after the last.
+            found => {
+                let mac = found.unwrap_or_else(common::random_mac);
+                ops.push(LinkOp::Mac(name.clone(), mac));
+                mac
+            }
+        };
         if !ops.is_empty() {
             plan.step("cni.bridge", common::host(ops));
         }
-        let mac = link.mac.ok_or_else(|| Error::internal(format!("bridge {name} has no Ethernet address")))?;
         Ok((Some(link), mac))
     }
 
@@ -130,7 +136,7 @@ impl Bridge {
         let mut ops = vec![LinkOp::Devconf4(ifname.clone(), Devconf4::ArpNotify, 1)];
         ops.extend(common::addresses(ifname, &result.ips, self.config.detect_duplicates)?);
         ops.push(LinkOp::Up(ifname.clone()));
-        ops.extend(common::routes(ifname, result));
+        ops.extend(routes(ifname, result));
         plan.step("cni.inside", common::inside(netns, ops));
         Ok(())
     }
@@ -168,9 +174,18 @@ impl Plugin for Bridge {
         Delegation::Allowed
     }
 
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let config = &self.config;
         let mac = wanted_mac(config.mac.as_deref(), call.env.arg("MAC"), call.request)?;
+        let late = call.request.ipam.is_some() && call.leased.is_none();
+        if late && (config.gateway != Gateway::None || config.masquerade) {
+            return Err(Error::config("bridge: isGateway and ipMasq need addresses before the interface is there")
+                .details("addresses of dhcp are leased through it"));
+        }
         common::refuse_existing(call, view)?;
         let mut plan = Plan::default();
         let (bridge, bridge_mac) = self.bridge(view, &mut plan)?;
@@ -179,7 +194,7 @@ impl Plugin for Bridge {
         gateways(config, &mut ips, &mut result)?;
         let names = Names {
             host: common::veth_name(),
-            host_mac: common::random_mac(),
+            host_mac: common::port_mac(),
             mac: mac.unwrap_or_else(common::random_mac),
         };
         // A port below the bridge's MTU would lower the bridge's.

@@ -144,6 +144,7 @@ impl Engine {
                 sysctls: ProcSys::new(&host),
                 sysctls_inside: None,
                 tables: None,
+                flows: None,
             },
             root,
             config,

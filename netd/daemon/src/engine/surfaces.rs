@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rnet_api::ApiError;
 use rnet_kernel::rules::NfTables;
-use rnet_kernel::{Filter, KernelError, Links, Netns, NetnsId, Nft, ProcSys, Route, Sysctls};
+use rnet_kernel::{Conntrack, Filter, KernelError, Links, Netns, NetnsId, Nft, ProcSys, Route, Sysctls};
 use rnet_model::Kind;
 use rnet_plan::{Place, Surfaces};
 use rnet_store::{RedbStore, Store, StoreError, Write};
@@ -23,6 +23,7 @@ pub(super) struct Kernel {
     pub(super) sysctls: ProcSys,
     pub(super) sysctls_inside: Option<ProcSys>,
     pub(super) tables: Option<NfTables>,
+    pub(super) flows: Option<Conntrack>,
 }
 
 impl Kernel {
@@ -66,6 +67,13 @@ impl Surfaces for Kernel {
             self.tables = Some(NfTables::open(self.host.netns())?);
         }
         Ok(self.tables.as_mut().expect("just opened"))
+    }
+
+    fn flows(&mut self) -> Result<&mut Conntrack, KernelError> {
+        if self.flows.is_none() {
+            self.flows = Some(Conntrack::open(self.host.netns())?);
+        }
+        Ok(self.flows.as_mut().expect("just opened"))
     }
 
     fn sysctls(&mut self, place: &Place) -> Result<&mut dyn Sysctls, KernelError> {

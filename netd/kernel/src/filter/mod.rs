@@ -7,9 +7,9 @@ mod base;
 mod elements;
 mod intervals;
 pub mod rules;
-mod socket;
+pub(crate) mod socket;
 mod watch;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeSet;
 use std::fmt;

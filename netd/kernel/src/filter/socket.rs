@@ -1,4 +1,4 @@
-//! The netlink socket of nf_tables: one request or one transaction at a time, each answer matched by sequence number.
+//! The netlink socket of netfilter (nf_tables, conntrack): one request or one transaction at a time, each answer matched by sequence number.
 //!
 //! The kernel handles a request inside `send(2)` and has queued every answer when it returns, so only dumps (which go
 //! on inside `recv(2)`) ever wait.
@@ -13,14 +13,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::wire::{self, Element, Message, Messages, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Verdict};
 use crate::KernelError;
 
-/// Repeats of a dump that the ruleset changed under.
+/// Repeats of a dump that was changed under.
 const DUMP_TRIES: u32 = 16;
 /// The kernel fills dump answers up to 32 KiB.
 const RECEIVE_BYTES: usize = 64 * 1024;
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// An open socket, tied to the namespace it was opened in.
-pub(super) struct NftSocket {
+pub(crate) struct NftSocket {
     socket: Socket,
     next: u32,
     buffer: Vec<u8>,
@@ -34,7 +34,7 @@ impl std::fmt::Debug for NftSocket {
 
 /// A refused request: what the kernel said, or the failure of the socket itself.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     Kernel(Verdict),
     Socket(io::Error),
     /// The dump did not come to rest.
@@ -50,12 +50,12 @@ impl Refusal {
         }
     }
 
-    pub(super) fn into_error(self, operation: impl Into<String>) -> KernelError {
+    pub(crate) fn into_error(self, operation: impl Into<String>) -> KernelError {
         match self {
             Refusal::Kernel(Verdict { errno, text, .. }) => KernelError { text, ..KernelError::os(operation, errno) },
             Refusal::Socket(error) => KernelError::io(operation, &error),
             Refusal::Unsettled => KernelError {
-                text: Some("the ruleset keeps changing".to_owned()),
+                text: Some("what is read keeps changing".to_owned()),
                 ..KernelError::os(operation, libc::EAGAIN)
             },
         }
@@ -70,7 +70,7 @@ impl From<io::Error> for Refusal {
 
 impl NftSocket {
     /// Opens the socket in the calling thread's network namespace.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.set_ext_ack(true)?;
@@ -87,7 +87,7 @@ impl NftSocket {
     }
 
     /// A fresh message buffer whose sequence numbers no earlier answer can carry.
-    pub(super) fn messages(&self) -> Messages {
+    pub(crate) fn messages(&self) -> Messages {
         Messages::new(self.next)
     }
 
@@ -119,7 +119,7 @@ impl NftSocket {
     }
 
     /// Sends plain requests and hands every answer to `each`.
-    pub(super) fn exchange(&mut self, request: &Messages, mut each: impl FnMut(Message<'_>)) -> io::Result<()> {
+    pub(crate) fn exchange(&mut self, request: &Messages, mut each: impl FnMut(Message<'_>)) -> io::Result<()> {
         let first = self.send(request)?;
         let end = self.next;
         loop {
@@ -161,7 +161,7 @@ impl NftSocket {
     }
 
     /// Makes any dump in the same way: `ask` builds the request, `read` takes an answer apart.
-    pub(super) fn dump_with<T>(
+    pub(crate) fn dump_with<T>(
         &mut self,
         ask: impl Fn(&mut Messages),
         read: impl Fn(Message<'_>, &mut Vec<T>),

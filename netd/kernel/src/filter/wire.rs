@@ -1,4 +1,4 @@
-//! nf_tables messages as bytes: requests and transactions are built here, replies are taken apart here. No I/O.
+//! Netfilter messages as bytes: requests and transactions are built here, replies are taken apart here. No I/O.
 //!
 //! Written by hand because the generic codec crate does not know the generation check of a batch, and because ten thousand elements should be one pass over one buffer. Layouts: include/uapi/linux/netlink.h,
 //! netfilter/nfnetlink.h and netfilter/nf_tables.h. Everything inside an attribute is big endian; headers are native.
@@ -10,22 +10,22 @@ const BATCH_END: u16 = 0x11;
 /// `NFPROTO_INET`.
 const INET: u8 = 1;
 
-pub(super) const NLM_F_REQUEST: u16 = 0x01;
-const NLM_F_ACK: u16 = 0x04;
-pub(super) const NLM_F_DUMP: u16 = 0x300;
-pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_REQUEST: u16 = 0x01;
+pub(crate) const NLM_F_ACK: u16 = 0x04;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
 pub(super) const NLM_F_APPEND: u16 = 0x800;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 /// Set in a reply of a dump that the ruleset changed under.
 pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
 
-pub(super) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 
 /// `NFT_SET_ELEM_INTERVAL_END`: the key is the first one behind an interval.
 pub(super) const ELEM_INTERVAL_END: u32 = 1;
-const NLA_F_NESTED: u16 = 0x8000;
+pub(crate) const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const HEADER: usize = 16;
 /// A nested attribute has a 16 bit length, so long element lists are cut into several messages of one transaction.
@@ -100,14 +100,14 @@ pub(super) enum Edge {
 
 /// A growing buffer of messages with consecutive sequence numbers.
 #[derive(Debug)]
-pub(super) struct Messages {
+pub(crate) struct Messages {
     bytes: Vec<u8>,
     next: u32,
     last: usize,
 }
 
 impl Messages {
-    pub(super) fn new(first_seq: u32) -> Self {
+    pub(crate) fn new(first_seq: u32) -> Self {
         Messages { bytes: Vec::with_capacity(1024), next: first_seq, last: 0 }
     }
 
@@ -199,7 +199,7 @@ impl Messages {
     }
 
     /// A big endian number.
-    pub(super) fn number(&mut self, kind: u16, value: u32) {
+    pub(crate) fn number(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_be_bytes());
     }
 
@@ -208,11 +208,12 @@ impl Messages {
         self.next
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    fn open(&mut self, kind: u16, flags: u16, family: u8, res_id: u16) -> usize {
+    /// Starts a message of any kind of netfilter; [`Messages::close`] ends it.
+    pub(crate) fn open(&mut self, kind: u16, flags: u16, family: u8, res_id: u16) -> usize {
         let at = self.bytes.len();
         self.last = at;
         self.bytes.extend_from_slice(&[0; 4]);
@@ -227,7 +228,7 @@ impl Messages {
         at
     }
 
-    pub(super) fn close(&mut self, at: usize) {
+    pub(crate) fn close(&mut self, at: usize) {
         let len = u32::try_from(self.bytes.len() - at).expect("an element list is cut at 60 kB");
         self.bytes[at..at + 4].copy_from_slice(&len.to_ne_bytes());
     }
@@ -241,22 +242,22 @@ impl Messages {
         self.pad();
     }
 
-    pub(super) fn attr(&mut self, kind: u16, value: &[u8]) {
-        let len = u16::try_from(value.len() + 4).expect("the longest value is a key of 32 bytes");
+    pub(crate) fn attr(&mut self, kind: u16, value: &[u8]) {
+        let len = u16::try_from(value.len() + 4).expect("values are keys, tuples and numbers");
         self.bytes.extend_from_slice(&len.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
         self.pad();
     }
 
-    pub(super) fn nest(&mut self, kind: u16) -> usize {
+    pub(crate) fn nest(&mut self, kind: u16) -> usize {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
         at
     }
 
-    pub(super) fn close_nest(&mut self, at: usize) {
+    pub(crate) fn close_nest(&mut self, at: usize) {
         let len = u16::try_from(self.bytes.len() - at).expect("an element list is cut at 60 kB");
         self.bytes[at..at + 2].copy_from_slice(&len.to_ne_bytes());
     }
@@ -270,23 +271,23 @@ impl Messages {
 
 /// One message of the kernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) seq: u32,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) seq: u32,
     payload: &'a [u8],
 }
 
 /// What an `NLMSG_ERROR` says; errno 0 is an acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub(super) seq: u32,
-    pub(super) errno: i32,
-    pub(super) text: Option<String>,
+pub(crate) struct Verdict {
+    pub(crate) seq: u32,
+    pub(crate) errno: i32,
+    pub(crate) text: Option<String>,
 }
 
 /// Splits a datagram into messages; stops at the first that is cut short.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let len = usize::try_from(u32_ne(rest, 0)?).ok()?;
@@ -298,13 +299,18 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 impl<'a> Message<'a> {
-    /// Attributes of an nf_tables message.
-    pub(super) fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+    /// `nfgen_family` of a netfilter message; 0 (`AF_UNSPEC`) when it is cut short.
+    pub(crate) fn family(&self) -> u8 {
+        self.payload.first().copied().unwrap_or(0)
+    }
+
+    /// Attributes of a netfilter message.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         attributes(self.payload.get(4..).unwrap_or(&[]))
     }
 
     /// Meaning of an `NLMSG_ERROR`, and of an `NLMSG_DONE` (which carries an errno too).
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         let code = u32_ne(self.payload, 0).map_or(-libc::EPROTO, u32::cast_signed);
         let mut text = None;
         if self.kind == NLMSG_ERROR && self.flags & NLM_F_ACK_TLVS != 0 {
@@ -332,7 +338,7 @@ impl<'a> Message<'a> {
     }
 }
 
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let len = usize::from(u16_ne(rest, 0)?);

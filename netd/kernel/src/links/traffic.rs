@@ -18,13 +18,13 @@ pub struct Tbf {
 }
 
 impl Tbf {
-    /// Bytes that may wait: what the rate lets through in the latency, at least the largest packet the bucket takes
-    /// whole. A burst on top, as tc(8) has it, would let packets wait for as long as a burst takes.
+    /// Bytes that may wait: what the rate lets through in the latency, at least two of the largest packets the
+    /// bucket takes whole: where only one fits, TCP loses every second one. A burst on top, as tc(8) has it, would let packets wait for as long as a burst takes.
     pub fn limit(&self) -> u32 {
         /// A segment train of 64 KiB with its headers (GSO_LEGACY_MAX_SIZE, linux/netdevice.h).
         const LARGEST: u32 = 65_536 + 128;
         let waiting = u128::from(self.rate) * u128::from(self.latency_us) / 1_000_000;
-        u32::try_from(waiting).unwrap_or(u32::MAX).max(self.burst.min(LARGEST))
+        u32::try_from(waiting).unwrap_or(u32::MAX).max(2 * self.burst.min(LARGEST))
     }
 }
 

@@ -129,6 +129,12 @@ pub(crate) fn executables(bed: &Bed) -> anyhow::Result<Finding> {
     let (flat, text) = many(bed, &ours)?;
     met &= flat;
     measured.push(text);
+    let mine = full_pool(bed, &ours, "full-ours")?;
+    measured.push(format!("host-local at 60,000 ADD {}, DEL {}", Short(mine.add.median()), Short(mine.del.median())));
+    let other = theirs.as_ref().map_err(|e| anyhow::anyhow!("{e:#}")).and_then(|t| full_pool(bed, t, "full-theirs"));
+    peers.push(or_why(
+        other.map(|o| format!("host-local at 60,000 {}, {}", Short(o.add.median()), Short(o.del.median()))),
+    ));
     for (name, list) in single(&bed.dir("cni-ours")?, 60) {
         let mine = times(&ours, &bed.namespaces("si", ROUNDS)?, &list)?;
         measured.push(format!("{name} {}, {}", Short(mine.add.median()), Short(mine.del.median())));
@@ -138,6 +144,9 @@ pub(crate) fn executables(bed: &Bed) -> anyhow::Result<Finding> {
         peers.push(or_why(other.map(|o| format!("{name} {}, {}", Short(o.add.median()), Short(o.del.median())))));
     }
     run(std::process::Command::new("ip").args(["link", "del", "bench0"]))?;
+    let size = std::fs::metadata(bed.binary("rnet-cni"))?.len();
+    met &= size <= 4 << 20;
+    measured.push(format!("the executable has {} KiB", size >> 10));
     Ok(Finding {
         id: "S3",
         measured: measured.join("; "),
@@ -162,6 +171,25 @@ fn through_netd(bed: &Bed) -> anyhow::Result<Times> {
     run(&mut super::rnet(bed, &daemon, &["network", "create", "blue", "--subnet", "10.90.0.0/16"]))?;
     let plugins = Plugins::ours(bed, Some(daemon.root()))?;
     times(&plugins, &bed.namespaces("sn", ROUNDS)?, &[json!({"type": "rnet", "network": "blue"})])
+}
+
+/// host-local as an executable with 60,000 of 65,533 addresses in use.
+fn full_pool(bed: &Bed, plugins: &Plugins, name: &str) -> anyhow::Result<Times> {
+    const USED: u32 = 60_000;
+    let data = bed.dir(name)?;
+    let folder = data.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let first = u32::from(std::net::Ipv4Addr::new(10, 80, 0, 2));
+    for n in 0..USED {
+        let address = std::net::Ipv4Addr::from(first + n);
+        std::fs::write(folder.join(address.to_string()), format!("used{n}\r\neth0"))?;
+    }
+    let last = std::net::Ipv4Addr::from(first + USED - 1);
+    std::fs::write(folder.join("last_reserved_ip.0"), last.to_string())?;
+    let list = [json!({"type": "host-local", "ipam": host_local(&data, 80)})];
+    // What was there before is read once.
+    times(plugins, &bed.namespaces("sw", 1)?, &list)?;
+    times(plugins, &bed.namespaces("sf", 8)?, &list)
 }
 
 /// The usual chain from the first to the last of many containers: whether it stays as fast.

@@ -15,29 +15,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rnet_kernel::{Filter, KernelError, Links, Sysctls};
-use rnet_plan::{Place, Plan, Surfaces};
+use rnet_plan::Plan;
 use serde_json::{Value, json};
 
 use super::{Directories, Limits};
+use crate::testing::Nothing;
 use crate::{
     AttachmentId, Call, CniResult, Delegation, Environment, Error, Interface, Plugin, Request, Version, View, Work,
 };
-
-/// A kernel nobody asks.
-struct Nothing;
-
-impl Surfaces for Nothing {
-    fn links(&mut self, _: &Place) -> Result<&mut dyn Links, KernelError> {
-        Err(KernelError::text("links", "none"))
-    }
-    fn filter(&mut self) -> &mut dyn Filter {
-        unreachable!("no plan here has rules")
-    }
-    fn sysctls(&mut self, _: &Place) -> Result<&mut dyn Sysctls, KernelError> {
-        Err(KernelError::text("sysctls", "none"))
-    }
-}
 
 /// A folder with executables that note what they were called with: `order` has a line per call, `KIND.COMMAND` the stdin
 /// of the last one.

@@ -1,0 +1,125 @@
+//! The host's table `filter`, as iptables(8) makes it, where its policy throws forwarded packets away. Only rules of
+//! this plugin are touched, and only expressions iptables(8) can list are used: one it cannot would hide the table.
+
+use ipnetwork::IpNetwork;
+use rnet_kernel::KernelError;
+use rnet_kernel::rules::{
+    Chain, Changes, Expr, Family, Field, Hook, Ip, NfTables, Place, Policy, Rule, RuleInfo, Selector, Table, Verdict,
+};
+use rnet_plan::{Action, Plan};
+
+use crate::table::Ipv;
+
+const CHAIN: &str = "RNET-CNI";
+const FORWARD: &str = "FORWARD";
+/// Of the rule that leads to the chain.
+const JUMP: &str = "rnet-cni";
+
+/// A `filter` table that drops.
+#[derive(Debug)]
+pub(super) struct HostFilter {
+    table: Table,
+    v: Ipv,
+    /// Names of its chains.
+    chains: Vec<String>,
+}
+
+fn table(v: Ipv) -> Table {
+    Table::new(if v == Ipv::V4 { Family::Ip } else { Family::Ip6 }, "filter")
+}
+
+impl HostFilter {
+    /// `None` where forwarded packets pass.
+    pub(super) fn dropping(tables: &mut NfTables, v: Ipv) -> Result<Option<Self>, KernelError> {
+        let table = table(v);
+        let chains = tables.chains(&table)?;
+        let drops = |c: &rnet_kernel::rules::ChainInfo| {
+            c.name == FORWARD && c.base.as_ref().is_some_and(|b| b.hook == Hook::Forward && b.policy == Policy::Drop)
+        };
+        let found = chains.iter().any(drops);
+        Ok(found.then(|| HostFilter { table, v, chains: chains.into_iter().map(|c| c.name).collect() }))
+    }
+
+    fn has(&self, chain: &str) -> bool {
+        self.chains.iter().any(|c| c == chain)
+    }
+
+    fn rules(&self, tables: &mut NfTables, chain: &str) -> Result<Vec<RuleInfo>, KernelError> {
+        if self.has(chain) { tables.rules(&self.table, chain) } else { Ok(Vec::new()) }
+    }
+
+    /// How many rules a comment has.
+    pub(super) fn rules_of(&self, tables: &mut NfTables, owner: &str) -> Result<usize, KernelError> {
+        Ok(self.rules(tables, CHAIN)?.iter().filter(|r| r.comment.as_deref() == Some(owner)).count())
+    }
+
+    /// Adds what lets packets of these addresses pass.
+    pub(super) fn admit(
+        &self,
+        tables: &mut NfTables,
+        addresses: &[IpNetwork],
+        owner: &str,
+        admin: &str,
+        changes: &mut Changes,
+    ) -> Result<(), KernelError> {
+        let jump = |from: &str, to: &str| {
+            Rule::new(from, [Expr::Counter, Expr::Verdict(Verdict::Jump(to.into()))]).comment(JUMP)
+        };
+        let leads = self.rules(tables, FORWARD)?.iter().any(|r| r.comment.as_deref() == Some(JUMP));
+        changes.ensure_chain(&self.table, Chain::plain(CHAIN));
+        if !leads {
+            changes.add_rule(&self.table, jump(FORWARD, CHAIN), Place::First);
+            if self.has(admin) {
+                changes.add_rule(&self.table, jump(CHAIN, admin), Place::First);
+            }
+        }
+        for stale in self.rules(tables, CHAIN)?.into_iter().filter(|r| r.comment.as_deref() == Some(owner)) {
+            changes.destroy_rule(&self.table, CHAIN, stale.handle);
+        }
+        for address in addresses {
+            for field in [Ip::Saddr, Ip::Daddr] {
+                let selector = if self.v == Ipv::V4 { Selector::Ip(field) } else { Selector::Ip6(field) };
+                let exprs =
+                    [Expr::is(selector, Field::from(address.ip())), Expr::Counter, Expr::Verdict(Verdict::Accept)];
+                changes.add_rule(&self.table, Rule::new(CHAIN, exprs).comment(owner), Place::Last);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Plans the removal of the rules with such comments, and of each chain with the last of them.
+pub(super) fn forget(tables: &mut NfTables, whose: &dyn Fn(&str) -> bool, plan: &mut Plan) -> Result<(), KernelError> {
+    let generation = tables.generation()?;
+    // All that goes if nobody comes in between, and what goes anyway.
+    let (mut all, mut mine) = (Changes::new(), Changes::new());
+    let mut last = false;
+    for table in Ipv::BOTH.map(table) {
+        if !tables.chains(&table)?.iter().any(|c| c.name == CHAIN) {
+            continue;
+        }
+        let is = |r: &RuleInfo, test: &dyn Fn(&str) -> bool| r.comment.as_deref().is_some_and(test);
+        let rules = tables.rules(&table, CHAIN)?;
+        let others = rules.iter().any(|r| !is(r, &|c| c == JUMP || whose(c)));
+        for rule in rules.iter().filter(|r| is(r, whose)) {
+            mine.destroy_rule(&table, CHAIN, rule.handle);
+            all.destroy_rule(&table, CHAIN, rule.handle);
+        }
+        if others {
+            continue;
+        }
+        last = true;
+        for rule in tables.rules(&table, FORWARD)?.into_iter().filter(|r| is(r, &|c| c == JUMP)) {
+            all.destroy_rule(&table, FORWARD, rule.handle);
+        }
+        all.destroy_chain(&table, CHAIN);
+    }
+    if last {
+        // Whoever came in between may have put a rule there: then the chain stays.
+        plan.step("cni.firewall.chain", Action::TablesUnlessChanged(all, generation));
+    }
+    if !mine.is_empty() {
+        plan.step("cni.firewall.rules", Action::Tables(mine));
+    }
+    Ok(())
+}

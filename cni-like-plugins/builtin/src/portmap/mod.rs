@@ -1,0 +1,291 @@
+#![doc = include_str!("README.md")]
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use rnet_kernel::rules::{Changes, Data, Element, Field, NfTables, Set};
+use rnet_kernel::{Devconf4, FlowFilter, LinkKind, LinkOp};
+use rnet_model::IfName;
+use rnet_plan::{Action, Plan};
+use rnet_plugin_protocol::{AttachmentId, Call, CniResult, Error, Plugin, Request, View, Work};
+
+use self::config::{Config, Mapping, Snat};
+use crate::chained::own_addresses;
+use crate::common::host;
+use crate::table::{self, Ipv};
+
+/// The plugin.
+#[derive(Debug)]
+pub struct Portmap {
+    config: Config,
+}
+
+/// An element and the set it belongs to.
+type Entry = (Set, Element);
+
+impl Portmap {
+    /// From a configuration.
+    ///
+    /// # Errors
+    /// Code 6 for another shape, 7 for ports that are none and keys that exclude each other, 2 for what only
+    /// iptables(8) could do.
+    pub fn new(request: &Request) -> Result<Self, Error> {
+        Ok(Portmap { config: Config::new(request)? })
+    }
+
+    /// The published ports: whom a second claim hurts.
+    fn ports<'a>(&'a self, targets: &'a [IpNetwork], owner: &str) -> Vec<(Entry, &'a Mapping)> {
+        self.each(targets).map(|(mapping, target)| (port(mapping, target, owner), mapping)).collect()
+    }
+
+    /// Container ports whose callers are translated.
+    fn callers(&self, targets: &[IpNetwork], owner: &str) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for (mapping, target) in self.each(targets) {
+            let v = Ipv::of(target.ip());
+            let key = [target.ip().into(), Field::Proto(mapping.protocol), Field::Port(mapping.container_port)];
+            let element = Element::key(key).comment(owner);
+            let sets = match self.config.snat {
+                Snat::Off => vec![],
+                Snat::Needed => vec![v.reflected()],
+                Snat::All => vec![v.reflected(), v.hidden()],
+            };
+            entries.extend(sets.into_iter().map(|set| (set, element.clone())));
+        }
+        // Two ports of the host may lead to one of the container.
+        let mut unique: Vec<Entry> = Vec::new();
+        entries.into_iter().for_each(|e| {
+            if !unique.contains(&e) {
+                unique.push(e)
+            }
+        });
+        unique
+    }
+
+    fn each<'a>(&'a self, targets: &'a [IpNetwork]) -> impl Iterator<Item = (&'a Mapping, IpNetwork)> {
+        self.config.mappings.iter().flat_map(move |mapping| {
+            let of_family = move |t: &IpNetwork| mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == t.is_ipv4());
+            targets.iter().copied().filter(of_family).map(move |t| (mapping, t))
+        })
+    }
+
+    /// Takes the elements of an ADD back.
+    fn unpublish(&self, targets: &[IpNetwork], owner: &str) -> Changes {
+        let mut changes = Changes::new();
+        for (set, element) in self.ports(targets, owner).into_iter().map(|(e, _)| e).chain(self.callers(targets, owner))
+        {
+            changes.destroy_elements(&table::table(), &set, vec![element]);
+        }
+        changes
+    }
+
+    /// Mappings of protocols whose flows outlive a change of the translation: nothing in them says that one ends.
+    fn lasting(&self) -> impl Iterator<Item = &Mapping> {
+        self.config.mappings.iter().filter(|m| m.protocol_word() != "tcp")
+    }
+
+    /// Flows to the published ports that were there before: they would go on without the new translation.
+    fn flows_to_host(&self, view: &mut View<'_>) -> Result<Vec<FlowFilter>, Error> {
+        let all: Vec<IpAddr> = match self.lasting().next() {
+            Some(_) => view.host()?.addresses()?.into_iter().map(|a| a.ip).collect(),
+            None => Vec::new(),
+        };
+        let to = |m: &Mapping, ip: IpAddr| FlowFilter {
+            original_destination: Some(ip),
+            original_port: Some(m.host_port),
+            ..FlowFilter::new(m.protocol)
+        };
+        let on = |m: &Mapping, ip: &IpAddr| m.host_ip.is_none_or(|h| h == *ip || h.is_unspecified());
+        Ok(self
+            .lasting()
+            .flat_map(|m| all.iter().filter(|ip| on(m, ip)).map(|ip| to(m, *ip)).collect::<Vec<_>>())
+            .collect())
+    }
+
+    /// Flows that are translated to the container.
+    fn flows_to_container(&self, targets: &[IpNetwork]) -> Vec<FlowFilter> {
+        let from = |m: &Mapping, ip: IpAddr| FlowFilter {
+            reply_source: Some(ip),
+            reply_port: Some(m.container_port),
+            ..FlowFilter::new(m.protocol)
+        };
+        self.lasting().flat_map(|m| targets.iter().map(|t| from(m, t.ip())).collect::<Vec<_>>()).collect()
+    }
+
+    /// Whether somebody may call by 127.0.0.1.
+    fn on_loopback(&self) -> bool {
+        let reachable = |m: &Mapping| match m.host_ip {
+            None => true,
+            Some(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_unspecified(),
+            Some(IpAddr::V6(_)) => false,
+        };
+        self.config.snat != Snat::Off && self.config.mappings.iter().any(reachable)
+    }
+}
+
+fn port(mapping: &Mapping, target: IpNetwork, owner: &str) -> Entry {
+    let v = Ipv::of(target.ip());
+    let tail = [Field::Proto(mapping.protocol), Field::Port(mapping.host_port)];
+    let to = Data::Value(vec![target.ip().into(), Field::Port(mapping.container_port)]);
+    let (set, key) = match mapping.host_ip.filter(|ip| !ip.is_unspecified()) {
+        Some(ip) => (v.ports_at(), [&[Field::from(ip)][..], &tail].concat()),
+        None => (v.ports(), tail.to_vec()),
+    };
+    (set, Element::key(key).data(to).comment(owner))
+}
+
+/// The first address of each family.
+fn targets(result: &CniResult, ifname: &IfName) -> Vec<IpNetwork> {
+    let all: Vec<IpNetwork> = own_addresses(result, ifname).map(|ip| ip.address).collect();
+    [true, false].into_iter().filter_map(|v4| all.iter().find(|ip| ip.is_ipv4() == v4).copied()).collect()
+}
+
+/// The device of the host by which the container is reached: a bridge, or the host's end of the pair.
+fn host_side(view: &mut View<'_>, result: &CniResult) -> Result<Option<IfName>, Error> {
+    let mut pair = None;
+    for interface in result.interfaces.iter().filter(|i| i.sandbox.is_empty()) {
+        let Ok(name) = interface.name.parse::<IfName>() else { continue };
+        match view.host()?.link(&name)?.map(|l| l.kind) {
+            Some(LinkKind::Bridge { .. }) => return Ok(Some(name)),
+            Some(LinkKind::Veth { .. }) => pair = pair.or(Some(name)),
+            _ => {}
+        }
+    }
+    Ok(pair)
+}
+
+/// Somebody else's claim of a port is refused, unless its address has become ours: then its owner is gone.
+fn free(tables: &mut NfTables, entry: &Entry, mapping: &Mapping, owner: &str) -> Result<(), Error> {
+    let (set, element) = entry;
+    let Some(there) = tables.get_element(&table::table(), set, &element.key)? else { return Ok(()) };
+    let comment = there.comment.as_deref().unwrap_or_default();
+    let address = |e: &Element| match &e.data {
+        Some(Data::Value(fields)) => fields.first().cloned(),
+        _ => None,
+    };
+    if comment == owner || address(&there) == address(element) {
+        return Ok(());
+    }
+    let container = comment.splitn(3, ' ').nth(2).unwrap_or("somebody else");
+    let at = mapping.host_ip.map(|ip| format!("{ip} ")).unwrap_or_default();
+    Err(Error::internal(format!(
+        "host port {at}{}/{} is in use by container {container}",
+        mapping.host_port,
+        mapping.protocol_word()
+    ))
+    .details("stop that container, or take another hostPort"))
+}
+
+fn sets() -> Vec<Set> {
+    Ipv::BOTH.into_iter().flat_map(|v| [v.ports(), v.ports_at(), v.reflected(), v.hidden()]).collect()
+}
+
+impl Plugin for Portmap {
+    fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
+        let previous = call.previous()?;
+        let mut plan = Plan::default();
+        let targets = targets(previous, call.ifname()?);
+        if self.config.mappings.is_empty() || targets.is_empty() {
+            return Ok(Work::Planned(plan, previous.clone()));
+        }
+        if self.on_loopback()
+            && targets.iter().any(IpNetwork::is_ipv4)
+            && let Some(dev) = host_side(view, previous)?
+        {
+            plan.step("cni.portmap.localnet", host(vec![LinkOp::Devconf4(dev, Devconf4::RouteLocalnet, 1)]));
+        }
+        let owner = table::owner(&call.request.name, &call.id());
+        let flows = self.flows_to_host(view)?;
+        let tables = view.tables()?;
+        let mut changes = table::base(tables)?;
+        let new = !changes.is_empty();
+        for target in &targets {
+            table::keep_own(&mut changes, target);
+        }
+        let ports = self.ports(&targets, &owner);
+        for (entry, mapping) in &ports {
+            if !new {
+                free(tables, entry, mapping, &owner)?;
+            }
+        }
+        for (set, element) in ports.into_iter().map(|(entry, _)| entry).chain(self.callers(&targets, &owner)) {
+            table::put(tables, &mut changes, &set, element)?;
+        }
+        // Whole: when it fails there is nothing to take back.
+        let undo = vec![Action::Tables(self.unpublish(&targets, &owner))];
+        plan.undoable("cni.portmap", Action::Tables(changes), undo);
+        if !flows.is_empty() {
+            plan.step("cni.portmap.flows", Action::ForgetFlows(flows));
+        }
+        Ok(Work::Planned(plan, previous.clone()))
+    }
+
+    fn del(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Plan, Error> {
+        let mut plan = Plan::default();
+        let tables = view.tables()?;
+        if !tables.table_exists(&table::table())? {
+            return Ok(plan);
+        }
+        let owner = table::owner(&call.request.name, &call.id());
+        let targets = match &call.previous {
+            Some(previous) => targets(previous, call.ifname()?),
+            None => Vec::new(),
+        };
+        let mut changes = Changes::new();
+        if targets.is_empty() || self.config.mappings.is_empty() {
+            // Nobody knows the keys any more.
+            for set in sets() {
+                let mine = |e: &Element| e.comment.as_deref() == Some(owner.as_str());
+                let all: Vec<Element> = tables.elements(&table::table(), &set)?.into_iter().filter(mine).collect();
+                if !all.is_empty() {
+                    changes.destroy_elements(&table::table(), &set, all);
+                }
+            }
+        } else {
+            let ports = self.ports(&targets, &owner).into_iter().map(|(entry, _)| entry);
+            for (set, element) in ports.chain(self.callers(&targets, &owner)) {
+                table::take(tables, &mut changes, &set, std::iter::once(element.key), &owner)?;
+            }
+        }
+        table::remove(changes, &mut plan);
+        let flows = self.flows_to_container(&targets);
+        if !flows.is_empty() {
+            plan.step("cni.portmap.flows", Action::ForgetFlows(flows));
+        }
+        Ok(plan)
+    }
+
+    fn check(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<(), Error> {
+        let targets = targets(call.previous()?, call.ifname()?);
+        let owner = table::owner(&call.request.name, &call.id());
+        let tables = view.tables()?;
+        let ports = self.ports(&targets, &owner).into_iter().map(|(entry, _)| entry);
+        let wanted: Vec<Entry> = ports.chain(self.callers(&targets, &owner)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let there = tables.table_exists(&table::table())?;
+        for (set, element) in wanted {
+            let found = if there { tables.get_element(&table::table(), &set, &element.key)? } else { None };
+            if found.as_ref() != Some(&element) {
+                return Err(Error::internal(format!("portmap: {:?} is not in {}", element.key, set.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn gc(&self, call: &Call<'_>, valid: &[AttachmentId], view: &mut View<'_>) -> Result<Plan, Error> {
+        let mut plan = Plan::default();
+        table::sweep(view.tables()?, &sets(), &call.request.name, valid, &mut plan)?;
+        Ok(plan)
+    }
+
+    fn status(&self, _: &Call<'_>, view: &mut View<'_>) -> Result<(), Error> {
+        let asked = view.tables().and_then(|tables| tables.table_exists(&table::table()));
+        asked.map(drop).map_err(|e| Error::new(Error::NOT_AVAILABLE, format!("portmap: nf_tables: {e}")))
+    }
+}
