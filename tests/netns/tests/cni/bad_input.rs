@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rnet_netns_harness::{built, Container, Host, Snapshot, World, path_text, run};
+use rnet_netns_harness::{Container, Host, Snapshot, World, built, path_text, run};
 use serde_json::{Value, json};
 
 use super::differ::files;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rnet_netns_harness::{built, Host, Output, SOON, World, path_text, run_in, run_or_skip, wait_for};
+use rnet_netns_harness::{Host, Output, SOON, World, built, path_text, run_in, run_or_skip, wait_for};
 use serde_json::{Value, json};
 
 /// A place of the machine that runtimes look at, with a layer of the test's own on top.

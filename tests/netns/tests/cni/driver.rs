@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rnet_kernel::Netns;
-use rnet_netns_harness::{built, Container, Output, World, path_text, run_fed};
+use rnet_netns_harness::{Container, Output, World, built, path_text, run_fed};
 use serde_json::{Map, Value, json};
 
 /// Where Debian has the reference plugins.

@@ -117,7 +117,9 @@ fn vlan() {
 
 #[test]
 fn host_device() {
-    for more in [json!({"device": "far0"}), json!({"hwaddr": "c2:11:22:00:00:11"}), json!({"device": "far0", "ipam": {}})] {
+    for more in
+        [json!({"device": "far0"}), json!({"hwaddr": "c2:11:22:00:00:11"}), json!({"device": "far0", "ipam": {}})]
+    {
         differential(|stage| {
             master(stage);
             let chain = chain(stage, "host-device", &TWO, &more);

@@ -187,10 +187,15 @@ fn portmap() {
             stage.add(&chain, &c2);
             stage.record("after ADD");
             wait_for("a published port to answer", SOON, || asked(&peer.netns, "tcp", "192.0.2.1:8080") == "c1");
-            let callers =
-                [("peer", &peer.netns), ("host", &stage.host.netns), ("c1", &c1.netns), ("c2", &c2.netns)];
-            let addresses =
-                ["192.0.2.1:8080", "192.0.2.9:8080", "192.0.2.9:8081", "192.0.2.1:8081", "[2001:db8::1]:8080", "10.88.0.1:8080"];
+            let callers = [("peer", &peer.netns), ("host", &stage.host.netns), ("c1", &c1.netns), ("c2", &c2.netns)];
+            let addresses = [
+                "192.0.2.1:8080",
+                "192.0.2.9:8080",
+                "192.0.2.9:8081",
+                "192.0.2.1:8081",
+                "[2001:db8::1]:8080",
+                "10.88.0.1:8080",
+            ];
             reachability(stage, "after ADD", &callers, &addresses);
             reachability(stage, "loopback", &[("host", &stage.host.netns)], &["127.0.0.1:8080", "[::1]:8080"]);
             // CHECK of the reference looks for rules of IPv4 among those of IPv6.
