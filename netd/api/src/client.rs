@@ -21,6 +21,9 @@ pub struct Client {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// For what may run plugins of others, each with a time limit of its own (`time_seconds` of netd.toml): netd answers, and
+/// names the one that hangs.
+const PLUGINS: Duration = Duration::from_secs(600);
 
 impl Client {
     /// Of the daemon of `root`. Connects with the first call.
@@ -57,7 +60,7 @@ impl Client {
 
     /// `POST /v1/detach`: the endpoints that were removed.
     pub fn detach(&self, request: &DetachRequest) -> Result<Vec<Endpoint>, ApiError> {
-        self.post("/v1/detach", request)
+        self.patient().post("/v1/detach", request)
     }
 
     /// `POST /v1/wait`: the interface that is ready.
@@ -68,7 +71,7 @@ impl Client {
 
     /// `POST /v1/networks`.
     pub fn create_network(&self, spec: &rnet_model::NetworkSpec) -> Result<Network, ApiError> {
-        self.post("/v1/networks", spec)
+        self.patient().post("/v1/networks", spec)
     }
 
     /// `GET /v1/networks`.
@@ -83,17 +86,17 @@ impl Client {
 
     /// `DELETE /v1/networks/{name}`; `force` disconnects live endpoints first.
     pub fn remove_network(&self, name: &str, force: bool) -> Result<Network, ApiError> {
-        self.delete(&format!("/v1/networks/{}?force={force}", segment(name)?))
+        self.patient().delete(&format!("/v1/networks/{}?force={force}", segment(name)?))
     }
 
     /// `POST /v1/networks/{name}/connect`.
     pub fn connect_network(&self, name: &str, request: &NetworkConnect) -> Result<AttachReply, ApiError> {
-        self.post(&format!("/v1/networks/{}/connect", segment(name)?), request)
+        self.patient().post(&format!("/v1/networks/{}/connect", segment(name)?), request)
     }
 
     /// `POST /v1/networks/{name}/disconnect`.
     pub fn disconnect_network(&self, name: &str, request: &NetworkDisconnect) -> Result<Vec<Endpoint>, ApiError> {
-        self.post(&format!("/v1/networks/{}/disconnect", segment(name)?), request)
+        self.patient().post(&format!("/v1/networks/{}/disconnect", segment(name)?), request)
     }
 
     /// `GET /v1/allocations`.
@@ -128,13 +131,13 @@ impl Client {
 
     /// `POST /v1/sandboxes/{container_id}/connect`.
     pub fn connect_sandbox(&self, id: &ContainerName, request: &ConnectRequest) -> Result<Vec<Endpoint>, ApiError> {
-        self.post(&format!("/v1/sandboxes/{id}/connect"), request)
+        self.patient().post(&format!("/v1/sandboxes/{id}/connect"), request)
     }
 
     /// `DELETE /v1/sandboxes/{container_id}`: gives the namespace back. `forget` also drops the container's addresses
     /// and persistent attachments. An unknown container is success.
     pub fn release_sandbox(&self, id: &ContainerName, forget: bool) -> Result<Empty, ApiError> {
-        self.delete(&format!("/v1/sandboxes/{id}?forget={forget}"))
+        self.patient().delete(&format!("/v1/sandboxes/{id}?forget={forget}"))
     }
 
     /// `POST /v1/links`: veth pairs between sandboxes, all or none.
@@ -157,6 +160,12 @@ impl Client {
         let runtime = runtime()?;
         let body = runtime.block_on(async { self.send("GET", "/v1/events", Bytes::new()).await })?;
         Ok(EventStream { runtime, body, buffer: Vec::new() })
+    }
+
+    /// The same with the time that plugins may take, unless another limit was given.
+    fn patient(&self) -> Self {
+        let timeout = if self.timeout == TIMEOUT { PLUGINS } else { self.timeout };
+        self.clone().with_timeout(timeout)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
