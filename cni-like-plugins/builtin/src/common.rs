@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use rnet_kernel::{LinkOp, LinkState, Netns, RouteEntry};
+use rnet_kernel::{LinkOp, LinkState, Netns};
 use rnet_model::{IfAddr, IfName, MacAddr, Subnet};
 use rnet_plan::{Action, Place, Plan};
 use rnet_plugin_protocol::{Call, Error, IpConfig, Route, View};

@@ -5,6 +5,7 @@ mod bridge;
 mod clients;
 mod differ;
 mod driver;
+mod hard;
 mod interfaces;
 mod meta;
 mod orders;

@@ -14,7 +14,7 @@ use rnet_plugin_protocol::{
 };
 
 use self::config::{Config, Gateway};
-use crate::{common, spoof, table};
+use crate::{common, device, spoof, table};
 
 /// The plugin.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ impl Bridge {
                 mac: Some(mac),
                 vlan_filtering: config.vlans.any(),
                 ipv6: AddressGeneration::Kernel,
-                snooping: Snooping::Kernel,
+                // Each port that joins costs more the more there are (docs/plugins.md).
+                snooping: Snooping::Off,
                 ..NewBridge::new(name.clone())
             };
             let mut ops = vec![LinkOp::NewBridge(bridge)];
@@ -238,22 +239,16 @@ impl Plugin for Bridge {
     }
 
     fn del(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Plan, Error> {
-        let mut plan = Plan::default();
+        let (mut plan, mut links) = (Plan::default(), Plan::default());
         let mut ips: Vec<IpAddr> = call.previous.iter().flat_map(|p| &p.ips).map(|ip| ip.address.ip()).collect();
-        if let (Some(netns), Some(ifname)) = (&call.netns, &call.env.ifname) {
-            let links = view.inside(netns)?;
-            // Only a pair is ours: a device of another kind has come by the name elsewhere.
-            if let Some(link) = links.link(ifname)?.filter(|l| matches!(l.kind, LinkKind::Veth { .. })) {
-                ips.extend(links.addresses_of(link.index)?.into_iter().filter(|a| !a.automatic).map(|a| a.ip));
-                plan.step("cni.del", common::inside(netns, vec![LinkOp::Delete(ifname.clone())]));
-            }
-        }
-        ips.sort_unstable();
-        ips.dedup();
+        // Only a pair is ours: a device of another kind has come by the name elsewhere.
+        ips.extend(device::remove(call, view, |kind| matches!(kind, LinkKind::Veth { .. }), &mut links)?);
         let owner = table::owner(&call.request.name, &call.id());
         if self.config.masquerade {
             table::show(view.tables()?, &ips, &owner, &mut plan)?;
         }
+        // Elements and pair take a grace period each, which pass at the same time in this order.
+        plan.steps.append(&mut links.steps);
         if self.config.spoof_check {
             spoof::forget(view.tables()?, &call.request.name, &call.id(), &mut plan)?;
         }

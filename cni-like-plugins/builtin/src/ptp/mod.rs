@@ -246,17 +246,19 @@ impl Plugin for Ptp {
     }
 
     fn del(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Plan, Error> {
-        let mut plan = Plan::default();
+        let (mut plan, mut links) = (Plan::default(), Plan::default());
         let owner = table::owner(&call.request.name, &call.id());
         let mut ips: Vec<IpAddr> = call.previous.iter().flat_map(|p| &p.ips).map(|ip| ip.address.ip()).collect();
-        ips.extend(device::remove(call, view, ours, &mut plan)?);
+        ips.extend(device::remove(call, view, ours, &mut links)?);
         if call.netns.is_none() {
             // Somebody may hold the namespace, and with it the pair, though nobody can say where it is.
-            remove_host_ends(host_ends(view, |alias| alias == owner)?, &mut plan);
+            remove_host_ends(host_ends(view, |alias| alias == owner)?, &mut links);
         }
         if self.may_masquerade() {
             table::show(view.tables()?, &ips, &owner, &mut plan)?;
         }
+        // Elements and pair take a grace period each, which pass at the same time in this order.
+        plan.steps.append(&mut links.steps);
         Ok(plan)
     }
 

@@ -35,13 +35,19 @@ pub(super) fn bridge_plugin(stage: &Stage<'_>, subnets: &[&str], more: &Value) -
 
 /// ADD, CHECK, DEL and DEL again of one container, everything noted.
 pub(super) fn there_and_back(stage: &Stage<'_>, chain: &Chain) {
+    // A process costs much in the second kernel.
+    let brief = std::env::var_os("RNET_VM").is_some();
     let c1 = stage.container("c1");
     stage.add(chain, &c1);
     stage.record("after ADD");
     stage.check(chain, &c1);
-    stage.record("after CHECK");
+    if !brief {
+        stage.record("after CHECK");
+    }
     stage.del(chain, &c1);
-    stage.record("after DEL");
+    if !brief {
+        stage.record("after DEL");
+    }
     stage.del(chain, &c1);
     stage.record("after the second DEL");
 }

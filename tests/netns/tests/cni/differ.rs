@@ -16,6 +16,13 @@ use super::state::{self, Aliases, Lines};
 const ALLOWED: &[(&str, &str)] = &[
     ("* link pair*/num_?x_queues: *", "one queue: nothing wakes a second one, and making it costs a grace period"),
     ("* link eth0/num_?x_queues: *", "the other end of the same pair"),
+    ("* link ifb?/txqlen: *", "the same on the device that shapes the other way: its tbf has the queue"),
+    ("* host link cni0.100/num_?x_queues: *", "the gateway's device is one end of such a pair too"),
+    ("* host link cni0.100/txqlen: *", "the same"),
+    (
+        "* host bridge vlan pair? 1 Egress Untagged: reference \"there\", no ours",
+        "the gateway's port is in its VLAN alone: frames of VLAN 1 have no business there",
+    ),
     ("* link pair*/txqlen: no reference, ours \"1000\"", "the kernel's default; no queue holds packets on a veth"),
     ("* link eth0/txqlen: no reference, ours \"1000\"", "the other end of the same pair"),
     (
@@ -44,6 +51,19 @@ const ALLOWED: &[(&str, &str)] = &[
         "bridge hands on what its address plugin says of name resolution, as the reference does since 1.4",
     ),
     ("* host link pair?/ifalias: no reference, ours *", "says whose the host's end is, for GC and for who looks"),
+    ("* host link ifb?/ifalias: no reference, ours *", "the same of the device that shapes the other way"),
+    ("after DEL: host link far0/ifalias: reference \"far0\", no ours", "the reference leaves its note on the device"),
+    (
+        "* c1 sysctl ipv4/conf/eth0/arp_notify: reference \"0\", ours \"1\"",
+        "the neighbours are told at once, as the reference's other plugins do",
+    ),
+    ("* tc filter pair? * action order 2: *", "the reference's library sends the one action twice"),
+    ("* tc filter pair? * index 2 ref 1 bind 1: *", "the same"),
+    ("* c1 rule *from 10.88.0.2 lookup 100 proto *: *", "marked as ours, so that DEL removes no rule of others"),
+    (
+        "* c1 route unicast fe80::/64 dev eth0 table 100 *: reference \"there\", no ours",
+        "the rule to the table is of IPv4: no packet of IPv6 gets there",
+    ),
     (
         "* sysctl ipv6/conf/eth0/keep_addr_on_down: reference \"0\", ours \"1\"",
         "an interface that goes down keeps its addresses, as with the reference since 1.2",

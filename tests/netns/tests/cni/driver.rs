@@ -113,12 +113,14 @@ pub(super) struct Chain {
     runtime: Map<String, Value>,
     /// CNI_ARGS.
     args: String,
+    /// One more variable.
+    variable: Option<(&'static str, String)>,
 }
 
 impl Chain {
     pub(super) fn new(version: &str, name: &str, plugins: Value) -> Self {
         let list = json!({"cniVersion": version, "name": name, "plugins": plugins});
-        Chain { list, runtime: Map::new(), args: String::new() }
+        Chain { list, runtime: Map::new(), args: String::new(), variable: None }
     }
 
     /// With a value for plugins that declare the capability.
@@ -129,6 +131,18 @@ impl Chain {
 
     pub(super) fn args(mut self, args: &str) -> Self {
         self.args = args.to_owned();
+        self
+    }
+
+    /// With one more variable in the environment.
+    pub(super) fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variable = Some((name, value.to_owned()));
+        self
+    }
+
+    /// In another version.
+    pub(super) fn version(mut self, version: &str) -> Self {
+        self.list["cniVersion"] = json!(version);
         self
     }
 
@@ -173,6 +187,8 @@ impl Chain {
             ("CNI_PATH", path_text(on.plugins)),
             ("CNI_ARGS", self.args.as_str()),
         ];
+        let more = self.variable.iter().map(|(name, value)| (*name, value.as_str()));
+        let variables: Vec<_> = variables.into_iter().chain(more).collect();
         execute(&program, on.host, &variables, request.to_string().as_bytes())
     }
 

@@ -56,7 +56,7 @@ fn macvlan() {
         json!({"master": "up0"}),
         json!({}),
         json!({"master": "up0", "mode": "private", "mtu": 1400}),
-        json!({"master": "up0", "mode": "vepa", "args": {"cni": {"mac": "c2:11:22:00:00:12"}}}),
+        json!({"master": "up0", "mode": "vepa", "runtimeConfig": {"mac": "c2:11:22:00:00:12"}}),
         json!({"master": "up0", "mode": "passthru"}),
     ] {
         differential_or_skip(

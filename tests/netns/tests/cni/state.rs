@@ -160,7 +160,8 @@ fn is_settled(netns: &Netns) -> bool {
     let settled = |link: &Value| {
         let name = link["ifname"].as_str().unwrap_or_default();
         let carrier = has(link, "LOWER_UP");
-        let derives = link["inet6_addr_gen_mode"] == "eui64" && link["link_type"] == "ether";
+        let routes = link["linkinfo"]["info_kind"] == "vrf";
+        let derives = link["inet6_addr_gen_mode"] == "eui64" && link["link_type"] == "ether" && !routes;
         let ipv6 = netns.run(|| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")));
         let ipv6 = ipv6.unwrap().is_ok_and(|off| off.trim() == "0");
         let own = || addresses.lines().any(|l| l.contains(&format!(" {name} ")) && l.contains(" fe80::"));
@@ -199,8 +200,19 @@ pub(super) fn read(what: &str, netns: &Netns, aliases: &Aliases, lines: &mut Lin
     for line in text(netns, "ip neighbour show nud permanent").lines() {
         put(format!("neighbour {}", words(line)), "there".into());
     }
-    for line in text(netns, "bridge -c vlan").lines().skip(1) {
-        put(format!("bridge vlan {}", words(line)), "there".into());
+    let mut port = "";
+    let vlans = text(netns, "bridge vlan");
+    for line in vlans.lines().skip(1) {
+        // The port stands before its first VLAN only.
+        let vlan = if line.starts_with(char::is_whitespace) {
+            line
+        } else {
+            line.split_once(char::is_whitespace).map_or("", |(name, rest)| {
+                port = name;
+                rest
+            })
+        };
+        put(format!("bridge vlan {port} {}", words(vlan)), "there".into());
     }
     sysctls(netns, &names, &mut put);
     traffic_control(netns, &names, &mut put);
@@ -235,7 +247,9 @@ fn sysctls(netns: &Netns, names: &[&str], put: &mut dyn FnMut(String, String)) {
 }
 
 fn traffic_control(netns: &Netns, names: &[&str], put: &mut dyn FnMut(String, String)) {
-    for line in text(netns, "tc -d qdisc show").lines().filter(|l| !l.contains("noqueue")) {
+    let qdiscs = text(netns, "tc -d qdisc show");
+    let qdiscs: String = qdiscs.lines().filter(|l| !l.contains("noqueue")).map(|l| format!("{l}\n")).collect();
+    for line in qdiscs.lines() {
         // qdisc tbf 1: dev eth0 root refcnt 2 rate 8Mbit burst 100000b/1 mpu 0b lat 25ms linklayer ethernet
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
@@ -249,7 +263,8 @@ fn traffic_control(netns: &Netns, names: &[&str], put: &mut dyn FnMut(String, St
             _ => put(format!("tc {}", words.join(" ")), "there".into()),
         }
     }
-    for name in names {
+    // Without a qdisc there is nothing a filter could hang on.
+    for name in names.iter().filter(|name| qdiscs.contains(&format!(" dev {name} "))) {
         for parent in ["root", "ingress"] {
             let said = text(netns, &format!("tc filter show dev {name} {parent}"));
             for line in said.lines() {
