@@ -5,6 +5,15 @@ use rnet_api::ApiError;
 use rnet_model::Kind;
 use tokio::net::unix::UCred;
 
+/// How far a peer is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Root, or the user the daemon runs as.
+    Owner,
+    /// A member of the group: may use networks, and may not have netd run what it likes.
+    Member,
+}
+
 /// The rule of one instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
@@ -36,6 +45,12 @@ impl Guard {
         let text = format!("user {uid} may not use netd: only root and members of the group {} may", self.group);
         Err(ApiError::new(Kind::Denied, text)
             .hint(format!("as root: usermod -aG {} USER, then log in again", self.group)))
+    }
+
+    /// What a peer that was admitted may ask for.
+    pub(crate) fn trust(&self, peer: UCred) -> Trust {
+        let uid = Uid::from_raw(peer.uid());
+        if uid.is_root() || uid == self.own { Trust::Owner } else { Trust::Member }
     }
 
     fn is_member(&self, uid: Uid, gid: Gid) -> bool {

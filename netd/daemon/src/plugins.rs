@@ -65,7 +65,11 @@ impl Plugins {
             return Err(ApiError::new(Kind::Invalid, format!("plugin {kind:?} would ask netd for a network of netd"))
                 .hint("it is for other runtimes; containers of rnet name the network itself"));
         }
-        if let Some(plugin) = configure(kind, request).map_err(|e| invalid(&e.context(format!("plugin {kind:?}"))))? {
+        let own = configure(kind, request).and_then(|own| match own {
+            Some(plugin) => plugin.configured().map(|()| Some(plugin)),
+            None => Ok(None),
+        });
+        if let Some(plugin) = own.map_err(|e| invalid(&e.context(format!("plugin {kind:?}"))))? {
             return Ok(Found::Own(plugin));
         }
         match self.directories.find(kind) {

@@ -6,13 +6,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Extension, Router};
 use futures_util::stream;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast};
 
-use crate::auth::Guard;
+use crate::auth::{Guard, Trust};
 use crate::config;
 use crate::engine::{Handle, worked};
 use crate::resolve::{Resolver, Target};
@@ -87,7 +87,8 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// Serves until `stop` resolves, then lets open requests end.
 pub(crate) async fn serve(listener: UnixListener, guard: Guard, context: Context, stop: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(context.api.connections));
-    let router = router(Arc::new(context));
+    let context = Arc::new(context);
+    let [owner, member] = [Trust::Owner, Trust::Member].map(|trust| router(context.clone(), trust));
     let graceful = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -107,9 +108,10 @@ pub(crate) async fn serve(listener: UnixListener, guard: Guard, context: Context
         let router = match stream
             .peer_cred()
             .map_err(|e| ApiError::new(Kind::Denied, "unknown peer").because(&e))
-            .and_then(|peer| guard.admit(peer))
+            .and_then(|peer| guard.admit(peer).map(|()| guard.trust(peer)))
         {
-            Ok(()) => router.clone(),
+            Ok(Trust::Owner) => owner.clone(),
+            Ok(Trust::Member) => member.clone(),
             Err(error) => refusing(error),
         };
         let connection = hyper::server::conn::http1::Builder::new()
@@ -183,7 +185,7 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
     ]
 }
 
-fn router(context: Shared) -> Router {
+fn router(context: Shared, trust: Trust) -> Router {
     let routes = table().into_iter().fold(Router::new(), |router, (_, path, route)| router.route(path, route));
     let unknown = async |request: Request| {
         let text = format!("there is no {} {}", request.method(), request.uri().path());
@@ -197,6 +199,7 @@ fn router(context: Shared) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(method)
         .layer(from_fn(limit_and_time(context.api.body_limit)))
+        .layer(Extension(trust))
         .with_state(context)
 }
 
@@ -327,8 +330,16 @@ async fn wait(State(c): State<Shared>, body: Bytes) -> Response {
     answer(work.await)
 }
 
-async fn create_network(State(c): State<Shared>, body: Bytes) -> Response {
-    let work = async { c.engine.create_network(parse::<NetworkSpec>("POST /v1/networks", &body)?).await };
+async fn create_network(State(c): State<Shared>, Extension(trust): Extension<Trust>, body: Bytes) -> Response {
+    let work = async {
+        let spec: NetworkSpec = parse("POST /v1/networks", &body)?;
+        if spec.conflist.is_some() && trust == Trust::Member {
+            // Some plugins write the files that their configuration names.
+            return Err(ApiError::new(Kind::Denied, "only root may make a network of CNI plugins")
+                .hint("they run as root, and do what the list says; members of the group may use the network"));
+        }
+        c.engine.create_network(spec).await
+    };
     answer(work.await)
 }
 

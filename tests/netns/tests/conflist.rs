@@ -274,8 +274,8 @@ fn lists_that_cannot_be_run_are_refused() {
         bed.create(&json!({"name": "mesh", "cniVersion": "9.0.0", "plugins": [mark()]})).fails(6, &["9.0.0"]);
         bed.create(&json!([])).fails(2, &["no JSON object"]);
         let mut wrong = list(host, &[]);
-        wrong["plugins"][0]["vlan"] = json!(5000);
-        bed.create(&wrong).fails(2, &["plugin \"bridge\"", "5000"]);
+        wrong["plugins"][0]["isGateway"] = json!("never");
+        bed.create(&wrong).fails(2, &["plugin \"bridge\"", "never"]);
         std::fs::set_permissions(plugin(host), std::fs::Permissions::from_mode(0o777)).unwrap();
         bed.create(&list(host, &[mark()])).fails(2, &["is not run", "0777"]);
         install(host);
@@ -370,5 +370,33 @@ fn what_plugins_do_not_give_is_not_taken() {
         assert_eq!(bed.endpoints(), [Value::Null; 0]);
         host.rnet("network connect mesh web").ok();
         assert!(bed.web.ip("-o address show eth0").contains("10.8.0.9/24"));
+    });
+}
+
+#[test]
+fn members_of_the_group_use_such_a_network_and_make_none() {
+    run(|world| {
+        let host = world.host("h1");
+        host.forwarding_may_stay();
+        host.ip("link add mesh0 address 02:00:00:00:00:0a type bridge");
+        host.ip("link set mesh0 addrgenmode none up");
+        host.config("[api]\ngroup = \"nogroup\"\n");
+        host.start();
+        let (web, programs) = (host.container("web"), world.programs_for_all());
+        std::fs::set_permissions(&host.root, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = host.root.join("mesh.conflist");
+        std::fs::write(&file, list(&host, &[]).to_string()).unwrap();
+        let create = format!("network create mesh --conflist {}", file.display());
+        let member = |words: &str| {
+            let mut command = std::process::Command::new("setpriv");
+            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
+            command.arg(programs.join("rnet")).args(words.split(' ')).env("RNET_ROOT", &host.root);
+            rnet_netns_harness::run_in(&host.netns, &mut command)
+        };
+        member("version").ok();
+        member(&create).fails(8, &["only root may make a network of CNI plugins"]);
+        host.rnet(&create).ok();
+        member("network connect mesh web").ok();
+        web.ip("link show eth0");
     });
 }

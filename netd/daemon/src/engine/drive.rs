@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use rnet_api::{
     ApiError, AttachReply, ConnectRequest, DetachRequest, Empty, Endpoint, Network, NetworkConnect, NetworkDisconnect,
@@ -22,6 +23,9 @@ use crate::resolve::Target;
 
 /// Most lists that run at once; each has a thread.
 const AT_ONCE: usize = 64;
+
+/// How long the end of netd waits for plugins.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// What runs plugins.
 #[derive(Debug, Clone)]
@@ -50,6 +54,12 @@ pub(crate) enum Failing {
 impl Driver {
     pub(super) fn new(plugins: Plugins) -> Self {
         Driver { plugins: Arc::new(plugins), slots: Arc::new(Semaphore::new(AT_ONCE)), containers: Arc::default() }
+    }
+
+    /// Waits until no plugin runs, up to a limit: one that outlives netd is undone by the next start alone.
+    pub(super) async fn idle(&self) {
+        let all = u32::try_from(AT_ONCE).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(STOP_LIMIT, self.slots.acquire_many(all)).await;
     }
 
     /// Leave to work on a container.
@@ -222,7 +232,7 @@ impl Handle {
     }
 
     /// Takes back what the last run has left unfinished. What hangs goes on while others are served.
-    pub(crate) async fn take_back(&self, at_most: std::time::Duration) {
+    pub(crate) async fn take_back(&self, at_most: Duration) {
         let Ok(left) = self.call(|e| Ok(std::mem::take(&mut e.left_over))).await else { return };
         let tasks: Vec<_> = left.into_iter().map(|id| tokio::spawn(self.clone().take_one_back(id))).collect();
         let all = async {

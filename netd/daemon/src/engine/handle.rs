@@ -413,6 +413,7 @@ impl Handle {
 
     /// Ends the thread after the jobs that are queued; endpoints stay as they are.
     pub(crate) async fn shutdown(&self) {
+        self.driver.idle().await;
         let _ = self.mailbox.send(Message::Stop);
         let thread = self.thread.lock().ok().and_then(|mut t| t.take());
         if let Some(thread) = thread {
