@@ -285,7 +285,8 @@ fn installed_links() {
         let host = world.host("node");
         let plugins = world.cni_plugins();
         let listed = host.run(&format!("{} list", built("rnet-cni").display())).ok();
-        let listed: Vec<&str> = listed.err.lines().chain(listed.out.lines()).collect();
+        let mut listed: Vec<&str> = listed.err.lines().chain(listed.out.lines()).collect();
+        listed.sort_unstable();
         let mut links: Vec<String> =
             std::fs::read_dir(&plugins).unwrap().map(|e| e.unwrap().file_name().display().to_string()).collect();
         links.sort();

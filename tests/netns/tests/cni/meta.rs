@@ -88,7 +88,7 @@ fn bandwidth() {
 }
 
 /// Answers on a port of a container as long as it lives.
-fn serve(container: &Container, port: u16) {
+pub(super) fn serve(container: &Container, port: u16) {
     let tcp = container.netns.run(|| std::net::TcpListener::bind(("::", port)).unwrap()).unwrap();
     let udp = container.netns.run(|| std::net::UdpSocket::bind(("::", port)).unwrap()).unwrap();
     let name = container.name.clone();
@@ -108,7 +108,7 @@ fn serve(container: &Container, port: u16) {
 }
 
 /// Who answers at an address; empty if nobody does.
-fn asked(netns: &rnet_kernel::Netns, protocol: &str, address: &str) -> String {
+pub(super) fn asked(netns: &rnet_kernel::Netns, protocol: &str, address: &str) -> String {
     const LIMIT: std::time::Duration = std::time::Duration::from_millis(700);
     let address: std::net::SocketAddr = address.parse().unwrap();
     let tcp = || {
@@ -187,7 +187,7 @@ fn portmap() {
             ];
             reachability(stage, "after ADD", &callers, &addresses);
             reachability(stage, "loopback", &[("host", &stage.host.netns)], &["127.0.0.1:8080", "[::1]:8080"]);
-            // CHECK of the reference looks for rules of IPv4 among those of IPv6.
+            // CHECK of the reference does not find the rules it made itself.
             if stage.whose == Whose::Ours {
                 stage.check(&published, &c1);
             }
