@@ -2,7 +2,7 @@
 
 use rnet_plan::{Failure, Plan, Surfaces, apply};
 
-use crate::{AttachmentId, Call, CniResult, Delegation, Error, Plugin, View, Work};
+use crate::{Call, CniResult, Delegation, Error, Plugin, VALID_ATTACHMENTS, View, Work};
 
 /// A plugin and the one its addresses come from.
 #[derive(Debug, Clone, Copy)]
@@ -107,8 +107,9 @@ impl<'a> Pair<'a> {
     /// # Errors
     /// All failures.
     pub fn gc(&self, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
-        let none: &[AttachmentId] = &[];
-        let valid = call.request.valid.as_deref().unwrap_or(none);
+        // Without the list everything would count as stale.
+        let missing = || Error::config(format!("GC: required {VALID_ATTACHMENTS} missing"));
+        let valid = call.request.valid.as_deref().ok_or_else(missing)?;
         let mut faults = Vec::new();
         let delegate = self.ipam.filter(|_| self.plugin.delegation() != Delegation::Never);
         for plugin in [Some(self.plugin), delegate].into_iter().flatten() {

@@ -101,7 +101,8 @@ impl Environment {
             container,
             netns: text("CNI_NETNS"),
             ifname,
-            args: args(&text("CNI_ARGS"))?,
+            // What was made has to go, whatever the arguments are now.
+            args: args(&text("CNI_ARGS")).or_else(|e| if command == Command::Del { Ok(Vec::new()) } else { Err(e) })?,
             path: text("CNI_PATH").split(':').filter(|p| !p.is_empty()).map(str::to_owned).collect(),
             netns_override: matches!(text("CNI_NETNS_OVERRIDE").to_ascii_uppercase().as_str(), "1" | "TRUE"),
         }))

@@ -140,7 +140,10 @@ impl Request {
             dns: optional(object, "dns")?,
             args: args.unwrap_or_default(),
             runtime: optional(object, "runtimeConfig")?,
-            valid: valid.map(|v| section::<Option<_>>(VALID_ATTACHMENTS, v)).transpose()?.flatten(),
+            // An explicit null is an empty list.
+            valid: valid
+                .map(|v| section::<Option<_>>(VALID_ATTACHMENTS, v).map(Option::unwrap_or_default))
+                .transpose()?,
             own: own.map(|(k, v)| (k.clone(), v.clone())).collect(),
             name,
             whole,

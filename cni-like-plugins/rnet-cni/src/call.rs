@@ -4,9 +4,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rnet_kernel::Netns;
+use rnet_plan::Plan;
 use rnet_plugin_protocol::drive::Pair;
 use rnet_plugin_protocol::runtime::{Directories, Limits};
-use rnet_plugin_protocol::{Call, Command, Environment, Error, Plugin, Request, Version};
+use rnet_plugin_protocol::{AttachmentId, Call, Command, Environment, Error, Plugin, Request, Version, View, Work};
 use rnet_plugins_builtin::{Kernel, configure, unknown_keys};
 use serde_json::{Value, json};
 
@@ -32,7 +33,13 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
     if env.command == Command::Add {
         unknown_keys(kind, &request).iter().for_each(|key| eprintln!("{NAME}: {key} means nothing to it"));
     }
-    let ipam = request.ipam.as_ref().map(|ipam| delegate(ipam, &request, env)).transpose()?;
+    let undoes = matches!(env.command, Command::Del | Command::Gc);
+    let ipam = request.ipam.as_ref().map(|ipam| match delegate(ipam, &request, env) {
+        // The plugin's own part has to go all the same.
+        Err(error) if undoes => Ok(Box::new(Unusable(error)) as Box<dyn Plugin>),
+        other => other,
+    });
+    let ipam = ipam.transpose()?;
     let host = Netns::current()?;
     let mut call = Call {
         env,
@@ -50,6 +57,28 @@ pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Op
         Command::Gc => pair.gc(&call, &mut kernel).map(|()| None),
         Command::Status => pair.status(&call, &mut kernel).map(|()| None),
         Command::Version => unreachable!("answered above"),
+    }
+}
+
+/// A delegate that cannot be asked; says so to whoever asks.
+#[derive(Debug)]
+struct Unusable(Error);
+
+impl Plugin for Unusable {
+    fn add(&self, _: &Call<'_>, _: &mut View<'_>) -> Result<Work, Error> {
+        Err(self.0.clone())
+    }
+    fn del(&self, _: &Call<'_>, _: &mut View<'_>) -> Result<Plan, Error> {
+        Err(self.0.clone())
+    }
+    fn check(&self, _: &Call<'_>, _: &mut View<'_>) -> Result<(), Error> {
+        Err(self.0.clone())
+    }
+    fn gc(&self, _: &Call<'_>, _: &[AttachmentId], _: &mut View<'_>) -> Result<Plan, Error> {
+        Err(self.0.clone())
+    }
+    fn status(&self, _: &Call<'_>, _: &mut View<'_>) -> Result<(), Error> {
+        Err(self.0.clone())
     }
 }
 
@@ -94,6 +123,10 @@ fn namespace(kind: &str, env: &Environment, host: &Netns) -> Result<Option<Netns
         Err(_) if !needed => return Ok(None),
         Err(e) => return Err(Error::internal(format!("failed to open netns {:?}: {e}", env.netns))),
     };
+    if opened == *host && env.command == Command::Del {
+        // A number of a process that is somebody else's by now. The container's namespace is gone.
+        return Ok(None);
+    }
     if opened == *host && !env.netns_override {
         return Err(Error::new(
             Error::INVALID_NETNS,

@@ -1,5 +1,7 @@
 //! `rnet-cni` by hand: the links under which runtimes call it.
 
+#![allow(clippy::print_stdout, reason = "a command of the terminal")]
+
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
@@ -50,7 +52,7 @@ pub(crate) fn main() -> ExitCode {
     };
     match done {
         Ok(lines) => {
-            lines.iter().for_each(|line| eprintln!("{line}"));
+            lines.iter().for_each(|line| println!("{line}"));
             ExitCode::SUCCESS
         }
         Err(text) => {
@@ -80,7 +82,8 @@ fn there(link: &Path, own: &Path) -> Result<There, String> {
         Ok(meta) if meta.is_symlink() => {
             let target = fs::read_link(link).unwrap_or_default();
             let target = link.parent().unwrap_or_else(|| Path::new("/")).join(target);
-            let same = target == own || fs::canonicalize(&target).is_ok_and(|t| t == own);
+            // Also one that leads to where rnet-cni was before it was moved.
+            let same = target.file_name() == own.file_name() || fs::canonicalize(&target).is_ok_and(|t| t == own);
             Ok(if same { There::Ours } else { There::Foreign })
         }
         Ok(_) => Ok(There::Foreign),
@@ -93,7 +96,12 @@ fn aside(link: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// All links or none: what is in the way is looked for before anything is changed.
+fn listed(paths: &[PathBuf]) -> String {
+    let all: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    all.join(", ")
+}
+
+/// What is in the way is looked for before anything is changed.
 fn install(own: &Path, dir: &Path, force: bool) -> Result<Vec<String>, String> {
     fs::create_dir_all(dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
     let links: Vec<PathBuf> = names().map(|name| dir.join(name)).filter(|link| link != own).collect();
@@ -104,30 +112,37 @@ fn install(own: &Path, dir: &Path, force: bool) -> Result<Vec<String>, String> {
         }
     }
     if !foreign.is_empty() && !force {
-        let names: Vec<String> = foreign.iter().map(|l| l.display().to_string()).collect();
         return Err(format!(
-            "{} {} not rnet's; nothing was changed\nhint: --force puts aside what is there (uninstall brings it back)",
-            names.join(", "),
-            if names.len() == 1 { "is" } else { "are" },
+            "not rnet's, and in the way: {}; nothing was changed\nhint: --force puts aside what is there (uninstall brings \
+             it back)",
+            listed(&foreign)
+        ));
+    }
+    let taken: Vec<PathBuf> =
+        foreign.iter().map(|link| aside(link)).filter(|p| fs::symlink_metadata(p).is_ok()).collect();
+    if !taken.is_empty() {
+        return Err(format!(
+            "something was put aside before and is still there: {}; nothing was changed\nhint: remove or rename those first",
+            listed(&taken)
         ));
     }
     let mut lines = Vec::new();
     for link in &links {
-        let put_aside = foreign.contains(link) && !aside(link).exists();
-        if put_aside {
-            fs::copy(link, aside(link)).map_err(|e| format!("cannot put {} aside: {e}", link.display()))?;
+        let is_foreign = foreign.contains(link);
+        if !is_foreign && fs::read_link(link).is_ok_and(|target| target == own) {
+            continue;
         }
-        if there(link, own)? != There::Ours {
-            // By way of another name: a runtime that calls meanwhile finds the old or the new.
-            let fresh = dir.join(".rnet-cni.new");
-            let _ = fs::remove_file(&fresh);
-            symlink(own, &fresh)
-                .and_then(|()| fs::rename(&fresh, link))
-                .map_err(|e| format!("cannot make {}: {e}", link.display()))?;
-            let note =
-                if put_aside { format!(" (the former one is {})", aside(link).display()) } else { String::new() };
-            lines.push(format!("{} -> {}{note}", link.display(), own.display()));
+        if is_foreign {
+            fs::rename(link, aside(link)).map_err(|e| format!("cannot put {} aside: {e}", link.display()))?;
         }
+        // By way of another name: a runtime that calls meanwhile finds a whole link.
+        let fresh = dir.join(".rnet-cni.new");
+        let _ = fs::remove_file(&fresh);
+        symlink(own, &fresh)
+            .and_then(|()| fs::rename(&fresh, link))
+            .map_err(|e| format!("cannot make {}: {e}", link.display()))?;
+        let note = if is_foreign { format!(" (the former one is {})", aside(link).display()) } else { String::new() };
+        lines.push(format!("{} -> {}{note}", link.display(), own.display()));
     }
     if lines.is_empty() {
         lines.push(format!("all {} links are in {} already", links.len(), dir.display()));
@@ -170,7 +185,7 @@ mod tests {
         let foreign = dir.join("static");
         fs::write(&foreign, "theirs").unwrap();
         let error = install(&own, &dir, false).unwrap_err();
-        assert!(error.contains("static is not rnet's"), "{error}");
+        assert!(error.contains("not rnet's, and in the way") && error.contains("static"), "{error}");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing was changed");
 
         install(&own, &dir, true).unwrap();
@@ -183,5 +198,23 @@ mod tests {
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
         uninstall(&own, &dir).unwrap();
         assert_eq!(fs::read_to_string(&foreign).unwrap(), "theirs", "not ours to remove");
+
+        // A second time, with something new in the way of what was put aside.
+        install(&own, &dir, true).unwrap();
+        fs::remove_file(&foreign).unwrap();
+        fs::write(&foreign, "newer").unwrap();
+        let error = install(&own, &dir, true).unwrap_err();
+        assert!(error.contains("static.before-rnet"), "{error}");
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "newer");
+
+        // The executable has been moved.
+        fs::remove_file(&foreign).unwrap();
+        let moved = temp.path().join("elsewhere").join("rnet-cni");
+        fs::create_dir(temp.path().join("elsewhere")).unwrap();
+        fs::rename(&own, &moved).unwrap();
+        install(&moved, &dir, false).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("bridge")).unwrap(), "us");
+        uninstall(&moved, &dir).unwrap();
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "theirs");
     }
 }

@@ -11,8 +11,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use rnet_plugin_protocol::{Environment, Error, LIMIT, Version};
+use rnet_plugin_protocol::{Command, Environment, Error, LIMIT, Version};
 use rnet_plugins_builtin::dhcp;
+use rustix::event::{PollFd, PollFlags};
 use serde_json::{Value, json};
 
 /// The executable's own name: under it, the plugin is the `type` of the configuration.
@@ -39,7 +40,11 @@ fn main() -> ExitCode {
         }
         Ok(Some(environment)) => {
             let mut input = Vec::new();
-            let read = std::io::stdin().lock().take(LIMIT + 1).read_to_end(&mut input);
+            let read = if environment.command == Command::Version {
+                read_what_comes(&mut input)
+            } else {
+                std::io::stdin().lock().take(LIMIT + 1).read_to_end(&mut input)
+            };
             let answer = match read {
                 Err(e) => Err(Error::io("read the configuration from stdin", &e)),
                 Ok(_) if input.len() as u64 > LIMIT => {
@@ -51,6 +56,24 @@ fn main() -> ExitCode {
         }
         Err(error) => write(Err(error), Version::NEWEST),
     }
+}
+
+/// VERSION needs no configuration: whoever gives none, and keeps standard input open, is answered all the same.
+fn read_what_comes(input: &mut Vec<u8>) -> std::io::Result<usize> {
+    const PATIENCE: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    let stdin = std::io::stdin();
+    let mut piece = [0; 4096];
+    while input.len() as u64 <= LIMIT {
+        let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+        if rustix::event::poll(&mut ready, Some(&PATIENCE))? == 0 {
+            break;
+        }
+        match rustix::io::read(&stdin, &mut piece)? {
+            0 => break,
+            length => input.extend_from_slice(&piece[..length]),
+        }
+    }
+    Ok(input.len())
 }
 
 /// The version an error is answered in, of a configuration that may be anything.

@@ -21,6 +21,8 @@ use sha2::{Digest, Sha256};
 
 /// Identity of this boot, the same in every namespace.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// In an index: when its boot began.
+pub(super) const BEGAN: &str = "began";
 /// After so many addresses in a row that are taken, the folder is read once instead.
 const PATIENCE: usize = 64;
 
@@ -29,6 +31,8 @@ const PATIENCE: usize = 64;
 pub(super) struct Files {
     folder: PathBuf,
     index: PathBuf,
+    /// The index names every reservation. On a full disk it may not.
+    complete: bool,
     /// Held until the value is dropped.
     _lock: File,
 }
@@ -83,7 +87,7 @@ impl Files {
             .map_err(|e| fault("lock", &path)(e.into()))?;
         let boot = fs::read_to_string(BOOT_ID).map_err(fault("read", Path::new(BOOT_ID)))?;
         let index = folder.join(".rnet").join(boot.trim());
-        let files = Files { folder, index, _lock: lock };
+        let mut files = Files { folder, index, complete: true, _lock: lock };
         if !files.index.is_dir() {
             files.first_of_this_boot()?;
         } else if files.seen() != Some(files.stamp()) {
@@ -93,10 +97,13 @@ impl Files {
     }
 
     /// Frees what was reserved before the reboot, and indexes what others reserved since.
-    fn first_of_this_boot(&self) -> Result<(), Error> {
+    fn first_of_this_boot(&mut self) -> Result<(), Error> {
         let parent = self.folder.join(".rnet");
         for boot in entries(&parent)? {
             let old = parent.join(boot);
+            if !earlier(&old) {
+                continue;
+            }
             for link in entries(&old)? {
                 let path = old.join(&link);
                 let Ok(target) = fs::read_link(&path) else { continue };
@@ -110,18 +117,27 @@ impl Files {
             }
             fs::remove_dir_all(&old).map_err(fault("remove", &old))?;
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.index).map_err(fault("make", &self.index))?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.index);
+        // Nothing new can be reserved without it, and what is there can be freed.
+        self.complete = made.is_ok();
+        if let Some(began) = boot_time() {
+            let _ = fs::write(self.index.join(BEGAN), began.to_string());
+        }
         self.read_all()
     }
 
     /// Makes the links that are missing.
-    fn read_all(&self) -> Result<(), Error> {
+    fn read_all(&mut self) -> Result<(), Error> {
         for (ip, owner) in self.all()? {
             if !self.links(&owner).contains(&ip) {
-                self.link(&owner, ip)?;
+                self.complete &= self.link(&owner, ip).is_ok();
             }
         }
-        self.set_seen()
+        if self.complete {
+            // Without it all is read once more the next time.
+            let _ = self.set_seen();
+        }
+        Ok(())
     }
 
     /// What tells whether somebody else reserved something: the last reservations, with the time of each.
@@ -173,6 +189,10 @@ impl Files {
 
     /// The addresses of an attachment, by its links.
     pub(super) fn of(&self, owner: &AttachmentId) -> Vec<IpAddr> {
+        if !self.complete {
+            let all = self.all().unwrap_or_default();
+            return all.into_iter().filter(|(_, of)| of == owner).map(|(ip, _)| ip).collect();
+        }
         self.links(owner).into_iter().filter(|ip| self.owner(*ip).as_ref() == Some(owner)).collect()
     }
 
@@ -218,8 +238,11 @@ impl Files {
                 Ok(()) => {
                     // The next one gets a file of its own.
                     fs::remove_file(&contents).map_err(fault("remove", &contents))?;
-                    self.overwrite(&self.last_path(set), &ip.to_string())?;
-                    self.set_seen()?;
+                    if let Err(error) = self.overwrite(&self.last_path(set), &ip.to_string()) {
+                        self.release_one(owner, ip)?;
+                        return Err(error);
+                    }
+                    let _ = self.set_seen();
                     return Ok(Some(ip));
                 }
                 Err(e) => {
@@ -282,10 +305,24 @@ impl Files {
     }
 }
 
+/// When this boot began, in seconds since 1970, as exactly as the clock was set (btime of proc_stat(5)).
+fn boot_time() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+}
+
+/// Whether an index is surely of an earlier boot. A container may have been given a boot id of its own, while it shares
+/// the folder and the kernel with us.
+fn earlier(index: &Path) -> bool {
+    const DIFFERENT: u64 = 60;
+    let began = fs::read_to_string(index.join(BEGAN)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    began.zip(boot_time()).is_some_and(|(theirs, ours)| theirs.abs_diff(ours) > DIFFERENT)
+}
+
 /// Names in a folder; none if it is not there.
 fn entries(folder: &Path) -> Result<Vec<String>, Error> {
     let list = match fs::read_dir(folder) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
         other => other.map_err(fault("read", folder))?,
     };
     Ok(list.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())

@@ -180,8 +180,9 @@ fn the_reference_works_on_the_same_folder() {
     bed.reference("DEL", "a");
     assert!(bed.reserved().is_empty());
     let links = fs::read_dir(bed.folder().join(".rnet")).unwrap().next().unwrap().unwrap().path();
-    let rest: Vec<_> = fs::read_dir(links).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(rest, ["seen"], "the other removes our links with the addresses");
+    let mut rest: Vec<_> = fs::read_dir(links).unwrap().map(|e| e.unwrap().file_name()).collect();
+    rest.sort();
+    assert_eq!(rest, ["began", "seen"], "the other removes our links with the addresses");
 }
 
 #[test]
@@ -191,13 +192,23 @@ fn a_reboot_frees_what_was_reserved_before() {
     bed.add("b").unwrap();
     let parent = bed.folder().join(".rnet");
     let now = fs::read_dir(&parent).unwrap().next().unwrap().unwrap().path();
-    fs::rename(now, parent.join("00000000-0000-0000-0000-000000000000")).unwrap();
+    let old = parent.join("00000000-0000-0000-0000-000000000000");
+    fs::rename(now, &old).unwrap();
+    let began: u64 = fs::read_to_string(old.join(files::BEGAN)).unwrap().parse().unwrap();
+    // The same kernel under another boot id frees nothing.
+    assert_eq!(bed.add("x").unwrap(), ["10.0.0.4/29"]);
+    bed.del("x");
+    for index in fs::read_dir(&parent).unwrap().map(|e| e.unwrap().path()).filter(|p| *p != old) {
+        fs::remove_dir_all(index).unwrap();
+    }
+    fs::write(parent.join("stray"), "").unwrap();
+    fs::write(old.join(files::BEGAN), (began - 3600).to_string()).unwrap();
     // Given to somebody else by the reference after the reboot.
     fs::write(bed.folder().join("10.0.0.3"), "z\r\neth0").unwrap();
-    assert_eq!(bed.add("c").unwrap(), ["10.0.0.4/29"]);
-    assert_eq!(bed.reserved(), ["10.0.0.3", "10.0.0.4"]);
+    assert_eq!(bed.add("c").unwrap(), ["10.0.0.5/29"]);
+    assert_eq!(bed.reserved(), ["10.0.0.3", "10.0.0.5"]);
     bed.del("z");
-    assert_eq!(bed.reserved(), ["10.0.0.4"]);
+    assert_eq!(bed.reserved(), ["10.0.0.5"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use rnet_kernel::Netns;
 use serde_json::json;
 
 use super::*;
+use crate::AttachmentId;
 use crate::testing::Nothing;
 use crate::{Environment, IpConfig, Request};
 

@@ -35,12 +35,24 @@ pub(super) fn bridge_plugin(stage: &Stage<'_>, subnets: &[&str], more: &Value) -
 
 /// ADD, CHECK, DEL and DEL again of one container, everything noted.
 pub(super) fn there_and_back(stage: &Stage<'_>, chain: &Chain) {
+    round(stage, chain, &[Whose::Reference, Whose::Ours]);
+}
+
+/// The same where CHECK and a second DEL of the reference do not survive the chain: its bridge asks a delegate it does not have, or
+/// misses the route that a plugin behind has moved.
+pub(super) fn there_and_back_unchecked(stage: &Stage<'_>, chain: &Chain) {
+    round(stage, chain, &[Whose::Ours]);
+}
+
+fn round(stage: &Stage<'_>, chain: &Chain, checked: &[Whose]) {
     // A process costs much in the second kernel.
     let brief = std::env::var_os("RNET_VM").is_some();
     let c1 = stage.container("c1");
     stage.add(chain, &c1);
     stage.record("after ADD");
-    stage.check(chain, &c1);
+    if checked.contains(&stage.whose) {
+        stage.check(chain, &c1);
+    }
     if !brief {
         stage.record("after CHECK");
     }
@@ -48,7 +60,9 @@ pub(super) fn there_and_back(stage: &Stage<'_>, chain: &Chain) {
     if !brief {
         stage.record("after DEL");
     }
-    stage.del(chain, &c1);
+    if checked.contains(&stage.whose) {
+        stage.del(chain, &c1);
+    }
     stage.record("after the second DEL");
 }
 
@@ -139,18 +153,7 @@ fn keys_of_bridge() {
 
 #[test]
 fn a_bridge_without_addresses() {
-    differential(|stage| {
-        let chain = bridge(stage, "1.0.0", &json!({"ipam": {}}));
-        let c1 = stage.container("c1");
-        stage.add(&chain, &c1);
-        stage.record("after ADD");
-        // CHECK of the reference asks a delegate it does not have.
-        if stage.whose == Whose::Ours {
-            stage.check(&chain, &c1);
-        }
-        stage.del(&chain, &c1);
-        stage.record("after DEL");
-    });
+    differential(|stage| there_and_back_unchecked(stage, &bridge(stage, "1.0.0", &json!({"ipam": {}}))));
 }
 
 #[test]
@@ -305,11 +308,8 @@ fn loopback() {
 
 #[test]
 fn vlans_of_bridge() {
-    for more in [
-        json!({"vlan": 100}),
-        json!({"isGateway": false, "vlan": 100, "ipam": {}}),
-        json!({"isGateway": false, "vlanTrunk": [{"minID": 100, "maxID": 103}, {"id": 7}], "ipam": {}}),
-    ] {
-        differential_or_skip(lacks_vlan_filtering, |stage| there_and_back(stage, &bridge(stage, "1.0.0", &more)));
+    for more in [json!({"vlan": 100}), json!({"isGateway": false, "vlan": 100, "ipam": {}})] {
+        let round = if more["ipam"].is_object() { there_and_back_unchecked } else { there_and_back };
+        differential_or_skip(lacks_vlan_filtering, |stage| round(stage, &bridge(stage, "1.0.0", &more)));
     }
 }

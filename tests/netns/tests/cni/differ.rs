@@ -27,6 +27,11 @@ const ALLOWED: &[(&str, &str)] = &[
         "* host bridge vlan pair? 1 Egress Untagged: reference \"there\", no ours",
         "the gateway's port is in its VLAN alone: frames of VLAN 1 have no business there",
     ),
+    ("* c1 link red/txqlen: *", "the kernel's default; a VRF has no queue"),
+    (
+        "* c1 route unicast default via 10.88.0.1 dev eth0 table 1 *: no reference, ours \"there\"",
+        "the route goes with the interface into the VRF: the reference lost it before 1.3",
+    ),
     ("* link pair*/txqlen: no reference, ours \"1000\"", "the kernel's default; no queue holds packets on a veth"),
     ("* link eth0/txqlen: no reference, ours \"1000\"", "the other end of the same pair"),
     (

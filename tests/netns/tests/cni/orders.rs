@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use rnet_netns_harness::{Container, Host, World, path_text, run_or_skip};
+use rnet_netns_harness::{Container, Host, SOON, World, path_text, run_or_skip, wait_for};
 use serde_json::{Value, json};
 
 use super::differ::files;
 use super::driver::{Attachment, Chain, Node, REFERENCE, lacks_reference, mixed};
+use super::meta::{asked, serve};
 
 fn bridge(world: &World) -> Value {
     json!({
@@ -84,7 +85,8 @@ fn our_bridge_with_their_firewall() {
     works(&["bridge", "host-local"], json!([{"type": "firewall", "backend": "iptables"}]));
 }
 
-/// ADD by one, everything else by the other.
+/// ADD by one, everything else by the other. Not with published ports and masquerading: the reference has them in chains
+/// of iptables, ours in a table of nf_tables, and neither removes rules it does not know.
 #[track_caller]
 fn switched_over(first: fn(&World) -> PathBuf, then: fn(&World) -> PathBuf) {
     run_or_skip(lacks_reference, |world| {
@@ -123,4 +125,50 @@ fn a_node_of_the_reference_goes_on_with_ours() {
 #[test]
 fn a_node_of_ours_goes_on_with_the_reference() {
     switched_over(World::cni_plugins, |_| REFERENCE.into());
+}
+
+/// A port published by ours on a container of their bridge, or by theirs on one of ours.
+#[track_caller]
+fn publishes(ours: &[&str]) {
+    run_or_skip(lacks_reference, |world| {
+        let host = world.host("node");
+        world.plug(&host, "up0", &["192.0.2.1/24"]);
+        let peer = world.peer("out", &["192.0.2.2/24"]);
+        let plugins = mixed(world, ours);
+        let mut bridge = bridge(world);
+        bridge["ipam"]["ranges"] = json!([[{"subnet": "10.88.0.0/24"}]]);
+        bridge["ipam"]["routes"] = json!([{"dst": "0.0.0.0/0"}]);
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        let chain = Chain::new("1.0.0", "net1", json!([bridge, portmap]));
+        let chain =
+            chain.capability("portMappings", json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));
+        let container = host.container("c1");
+        serve(&container, 80);
+        let result = chain.add(&node(&host, &plugins, &container)).ok();
+        let reached = || asked(&peer.netns, "tcp", "192.0.2.1:8080");
+        wait_for("a published port to answer", SOON, || reached() == "c1");
+        assert_eq!(asked(&host.netns, "tcp", "127.0.0.1:8080"), "c1");
+        // CHECK of the reference does not find the rules it made itself, behind its own bridge neither.
+        if ours.contains(&"portmap") {
+            chain.check(&node(&host, &plugins, &container), &result).ok();
+        }
+        chain.del(&node(&host, &plugins, &container), Some(&result)).ok();
+        assert_eq!(reached(), "");
+        assert!(!host.run("nft list ruleset").ok().out.contains("10.88.0.2"), "rules are left");
+    });
+}
+
+#[test]
+fn their_bridge_with_our_portmap() {
+    publishes(&["portmap"]);
+}
+
+#[test]
+fn our_bridge_with_their_portmap() {
+    publishes(&["bridge", "host-local"]);
+}
+
+#[test]
+fn their_bridge_with_our_firewall_and_tuning() {
+    works(&["firewall", "tuning"], json!([{"type": "firewall"}, {"type": "tuning", "mtu": 1400}]));
 }
