@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ),
     ("* c1 link red/txqlen: *", "the kernel's default; a VRF has no queue"),
     (
-        "* c1 route unicast default via 10.88.0.1 dev eth0 table 1 *: no reference, ours \"there\"",
+        "* c1 route unicast default via 10.88.0.1 dev eth0 table * proto boot *: no reference, ours \"there\"",
         "the route goes with the interface into the VRF: the reference lost it before 1.3",
     ),
     ("* link pair*/txqlen: no reference, ours \"1000\"", "the kernel's default; no queue holds packets on a veth"),
