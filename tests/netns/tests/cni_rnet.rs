@@ -308,7 +308,7 @@ fn the_link_of_that_name_is_enough() {
         let installed = Command::new(&program).args(["install", "--dir"]).arg(&folder).output().unwrap();
         assert!(installed.status.success());
         let listed = Command::new(&program).arg("list").output().unwrap();
-        assert!(String::from_utf8_lossy(&listed.stderr).lines().any(|l| l == "rnet"));
+        assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|l| l == "rnet"));
         let call = Call::new(host, "c1", &one);
         let mut process = Command::new(folder.join("rnet"));
         process.env_clear().env("RNET_ROOT", &host.root).env("CNI_COMMAND", "ADD").envs(call.env.iter().cloned());
