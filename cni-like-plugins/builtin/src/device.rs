@@ -80,21 +80,30 @@ impl Below {
     pub(crate) fn make(
         &self,
         call: &Call<'_>,
-        parent: &LinkState,
-        kind: DeviceKind,
-        mac: Option<MacAddr>,
+        view: &mut View<'_>,
+        new: New<'_>,
         plan: &mut Plan,
     ) -> Result<(), Error> {
+        let New { parent, kind, mac } = new;
         let (netns, ifname) = (call.netns()?, call.ifname()?);
+        // Kernels before 6.13 look for the name where the message is sent too (rtnl_newlink): a host with an eth0 of its
+        // own would refuse each eth0.
+        let taken = !self.in_container && view.host()?.link(ifname)?.is_some();
+        let born = if taken { common::veth_name() } else { ifname.clone() };
         let device = NewDevice {
             parent: Some(parent.name.clone()),
             mtu: self.mtu,
             mac,
             netns: (!self.in_container).then(|| netns.clone()),
-            ..NewDevice::new(ifname.clone(), kind)
+            ..NewDevice::new(born.clone(), kind)
         };
-        let undo = vec![common::inside(netns, vec![LinkOp::Delete(ifname.clone())])];
+        let undo = vec![common::inside(netns, vec![LinkOp::Delete(born.clone())])];
         plan.undoable("cni.device", Action::Links(self.place(call)?, vec![LinkOp::NewDevice(device)]), undo);
+        if taken {
+            let undo = vec![common::inside(netns, vec![LinkOp::Delete(ifname.clone())])];
+            let rename = vec![LinkOp::Rename(born, ifname.clone())];
+            plan.undoable("cni.device.name", common::inside(netns, rename), undo);
+        }
         Ok(())
     }
 
@@ -264,4 +273,12 @@ pub(crate) fn check(
         Some(mtu) => Err(Error::internal(format!("interface {ifname} has the MTU {}, not {mtu}", link.mtu))),
         None => Ok(link),
     }
+}
+
+/// What is to be born on the device below.
+pub(crate) struct New<'a> {
+    pub(crate) parent: &'a LinkState,
+    pub(crate) kind: DeviceKind,
+    /// `None` = the kernel's choice.
+    pub(crate) mac: Option<MacAddr>,
 }

@@ -6,7 +6,7 @@ use rnet_plugin_protocol::{AttachmentId, Call, CniResult, Delegation, Error, Plu
 use serde::Deserialize;
 
 use crate::common;
-use crate::device::{self, Below};
+use crate::device::{self, Below, New};
 
 /// As it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -93,7 +93,8 @@ impl Plugin for Ipvlan {
         let below = on_previous(&config.below, call.previous.as_ref())?;
         let parent = below.find(call, view)?;
         let mut plan = Plan::default();
-        below.make(call, &parent, DeviceKind::Ipvlan { mode: config.mode }, None, &mut plan)?;
+        let new = New { parent: &parent, kind: DeviceKind::Ipvlan { mode: config.mode }, mac: None };
+        below.make(call, view, new, &mut plan)?;
         let mtu = below.mtu.unwrap_or(parent.mtu);
         let interface = device::interface(call, parent.mac, Some(mtu))?;
         let mut result = device::result(call, vec![interface]);

@@ -6,7 +6,7 @@ use rnet_plugin_protocol::{AttachmentId, Call, Delegation, Error, Plugin, Reques
 use serde::Deserialize;
 
 use crate::common;
-use crate::device::{self, Below};
+use crate::device::{self, Below, New};
 
 /// As it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -90,7 +90,8 @@ impl Plugin for Macvlan {
         let mac = if passes_through { wanted.or(parent.mac) } else { Some(wanted.unwrap_or_else(common::random_mac)) };
         let kind = DeviceKind::Macvlan { mode: config.mode, bc_queue_len: config.bc_queue_len };
         let mut plan = Plan::default();
-        config.below.make(call, &parent, kind, mac.filter(|_| !passes_through), &mut plan)?;
+        let new = New { parent: &parent, kind, mac: mac.filter(|_| !passes_through) };
+        config.below.make(call, view, new, &mut plan)?;
         if let (true, Some(mac)) = (passes_through, wanted) {
             // Such a device is born with the address of the one below, whatever is asked for (macvlan_common_newlink).
             let ifname = call.ifname()?.clone();

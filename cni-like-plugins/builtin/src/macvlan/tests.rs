@@ -46,6 +46,20 @@ fn a_container_gets_what_the_reference_gives() {
 }
 
 #[test]
+fn the_host_may_have_a_device_of_that_name() {
+    let Some(bed) = bed() else { return };
+    bed.on_host("ip link add eth0 type veth peer name other0");
+    let config = config("macvlan", &json!({"master": "up0"}));
+    let result = bed.add(&config).unwrap();
+    assert!(matches!(bed.link(&bed.inside, "eth0").unwrap().kind, LinkKind::Macvlan { .. }));
+    assert!(matches!(bed.link(&bed.host, "eth0").unwrap().kind, LinkKind::Veth { .. }));
+    bed.check(&config, &result).unwrap();
+    bed.del(&config).unwrap();
+    assert_eq!(bed.link(&bed.inside, "eth0"), None);
+    assert!(bed.link(&bed.host, "eth0").is_some());
+}
+
+#[test]
 fn without_keys_it_stands_on_the_default_route() {
     let Some(bed) = bed() else { return };
     let config = config("macvlan", &json!({}));

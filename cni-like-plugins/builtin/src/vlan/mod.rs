@@ -6,7 +6,7 @@ use rnet_plugin_protocol::{AttachmentId, Call, Delegation, Error, Plugin, Reques
 use serde::Deserialize;
 
 use crate::common;
-use crate::device::{self, Below};
+use crate::device::{self, Below, New};
 
 /// As it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -75,7 +75,8 @@ impl Plugin for Vlan {
         common::refuse_existing(call, view)?;
         let parent = config.below.find(call, view)?;
         let mut plan = Plan::default();
-        config.below.make(call, &parent, DeviceKind::Vlan { id: config.id }, None, &mut plan)?;
+        let new = New { parent: &parent, kind: DeviceKind::Vlan { id: config.id }, mac: None };
+        config.below.make(call, view, new, &mut plan)?;
         let mtu = config.below.mtu.unwrap_or(parent.mtu);
         // It has the address of the device below (vlan_dev_init).
         let result = device::result(call, vec![device::interface(call, parent.mac, Some(mtu))?]);

@@ -234,7 +234,7 @@ impl DeviceKind {
 }
 
 /// A device to make, in one message: born in `netns` under its final name and address, while its parent is where the
-/// message is sent. An alias cannot be in it and follows. For a device born elsewhere, alias and master are refused:
+/// message is sent; before Linux 6.13 no device of that name may be there. An alias cannot be in it and follows. For a device born elsewhere, alias and master are refused:
 /// they are set there.
 #[derive(Debug, Clone)]
 pub struct NewDevice {

@@ -450,17 +450,17 @@ fn devices_are_born_where_they_belong() {
         mtu: Some(1300),
         netns: Some(ns),
         admin: Admin::Up,
-        ..NewDevice::new(name("eth0"), kind)
+        ..NewDevice::new(name("mac0"), kind)
     };
     fine(&mut host, &[LinkOp::NewDevice(new)]);
-    let there = inside.link(&name("eth0")).unwrap().unwrap();
+    let there = inside.link(&name("mac0")).unwrap().unwrap();
     let parent = host.link(&name("rv1")).unwrap().unwrap();
     assert_eq!(there.kind, LinkKind::Macvlan { mode: MacvlanMode::Private });
     assert_eq!((there.mac, there.mtu, there.up, there.parent), (Some(mac), 1300, true, Some(parent.index)));
     assert!(there.parent_elsewhere);
     assert_eq!(inside.link_by_index(there.index).unwrap().unwrap().name, there.name);
     assert_eq!(inside.link_by_index(4000).unwrap(), None);
-    assert!(said(&inside, "ip", "-d link show eth0").contains("macvlan mode private bcqueuelen 2000"));
+    assert!(said(&inside, "ip", "-d link show mac0").contains("macvlan mode private bcqueuelen 2000"));
     let ifb = NewDevice { alias: Some("x".into()), ..NewDevice::new(name("bwp0"), DeviceKind::Ifb) };
     fine(&mut host, &[LinkOp::NewDevice(ifb)]);
     let ifb = host.link(&name("bwp0")).unwrap().unwrap();
