@@ -30,7 +30,7 @@ test:
 	$(CARGO) build --locked --workspace
 	$(CARGO) nextest run --locked --workspace --no-fail-fast
 	@grep -ho 'skipped: [^<]*' target/nextest/default/junit.xml | sort | uniq -c | grep . || echo 'nothing was skipped'
-	$(VM) with -- $(CARGO) nextest run --locked --workspace --no-fail-fast --profile vm \
+	$(VM) with --limit 400 -- $(CARGO) nextest run --locked --workspace --no-fail-fast --profile vm \
 		--ignore-default-filter -E "$$($(VM) filter)"
 	@$(VM) skips
 

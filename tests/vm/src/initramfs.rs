@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-/// Modules without which there is no root and no port; all others are loaded on demand from the root.
+/// Modules without which there is no root and no port, and tun, whose device file nobody makes here. All others are loaded
+/// on demand from the root.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "virtiofs", "overlay", "tun"];
 
 /// First program of the guest. Replaced are `@DIRS@`, `@MODULES@` and `@AGENT@`.
