@@ -10,7 +10,7 @@ use rnet_plugin_protocol::dress::routes;
 use rnet_plugin_protocol::{Call, CniResult, Error, Interface, Request, View};
 use serde_json::Value;
 
-use crate::common;
+use crate::{common, table};
 
 /// The device below, as a configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +181,27 @@ fn gives_dns(request: &Request) -> bool {
     })
 }
 
+/// Says whose the container's interface is. [`remove`] leaves another's alone.
+///
+/// # Errors
+/// Code 4 without an interface.
+pub(crate) fn mark(call: &Call<'_>) -> Result<LinkOp, Error> {
+    Ok(LinkOp::Alias(call.ifname()?.clone(), table::owner(&call.request.name, &call.id())))
+}
+
+/// Bytes of an owner's text that tell network and attachment apart, all of them hexadecimal digits.
+const KEY: usize = 28;
+
+/// Whether an alias is one of [`mark`], for another network or attachment. What the reference made has none.
+fn is_of_another(alias: &str, call: &Call<'_>) -> bool {
+    let key = |text: &str| {
+        let (key, rest) = text.split_at_checked(KEY)?;
+        let is_tag = key.bytes().all(|b| b.is_ascii_hexdigit()) && rest.starts_with(' ');
+        is_tag.then(|| key.to_owned())
+    };
+    key(alias).is_some_and(|theirs| key(&table::owner(&call.request.name, &call.id())) != Some(theirs))
+}
+
 /// Lets the interface have the IPv6 addresses of a result, where the container's interfaces are born without.
 ///
 /// # Errors
@@ -211,9 +232,31 @@ pub(crate) fn allow_ipv6(
 /// # Errors
 /// Code 7 for an address no interface can have.
 pub(crate) fn dress(call: &Call<'_>, view: &mut View<'_>, result: &CniResult, plan: &mut Plan) -> Result<(), Error> {
+    dress_after(vec![mark(call)?], call, view, result, plan)
+}
+
+/// The same for a device that is only lent: its alias is not ours.
+///
+/// # Errors
+/// As [`dress`].
+pub(crate) fn dress_lent(
+    call: &Call<'_>,
+    view: &mut View<'_>,
+    result: &CniResult,
+    plan: &mut Plan,
+) -> Result<(), Error> {
+    dress_after(Vec::new(), call, view, result, plan)
+}
+
+fn dress_after(
+    mut ops: Vec<LinkOp>,
+    call: &Call<'_>,
+    view: &mut View<'_>,
+    result: &CniResult,
+    plan: &mut Plan,
+) -> Result<(), Error> {
     let (netns, ifname) = (call.netns()?, call.ifname()?);
     allow_ipv6(call, view, result, plan)?;
-    let mut ops = Vec::new();
     if !result.ips.is_empty() {
         ops.push(LinkOp::Devconf4(ifname.clone(), Devconf4::ArpNotify, 1));
         ops.extend(common::addresses(ifname, &result.ips, false)?);
@@ -224,8 +267,9 @@ pub(crate) fn dress(call: &Call<'_>, view: &mut View<'_>, result: &CniResult, pl
     Ok(())
 }
 
-/// Plans the removal of the container's interface, if it is there and of a kind this plugin makes: a device of another
-/// kind has come by the name elsewhere. Returns the addresses it has.
+/// Plans the removal of the container's interface, if it is there, of a kind this plugin makes and not of another network:
+/// a device of another kind has come by the name elsewhere, and an ADD that was refused because of one of another network
+/// is followed by a DEL. Returns the addresses it has.
 ///
 /// # Errors
 /// When the container cannot be looked into.
@@ -237,7 +281,10 @@ pub(crate) fn remove(
 ) -> Result<Vec<IpAddr>, Error> {
     let (Some(netns), Some(ifname)) = (&call.netns, &call.env.ifname) else { return Ok(Vec::new()) };
     let links = view.inside(netns)?;
-    let Some(link) = links.link(ifname)?.filter(|link| ours(&link.kind)) else { return Ok(Vec::new()) };
+    let anothers = |link: &LinkState| link.alias.as_deref().is_some_and(|alias| is_of_another(alias, call));
+    let Some(link) = links.link(ifname)?.filter(|link| ours(&link.kind) && !anothers(link)) else {
+        return Ok(Vec::new());
+    };
     let ips = links.addresses_of(link.index)?.into_iter().filter(|a| !a.automatic).map(|a| a.ip).collect();
     plan.step("cni.del", common::inside(netns, vec![LinkOp::Delete(ifname.clone())]));
     Ok(ips)
@@ -282,3 +329,5 @@ pub(crate) struct New<'a> {
     /// `None` = the kernel's choice.
     pub(crate) mac: Option<MacAddr>,
 }
+#[cfg(test)]
+mod tests;

@@ -28,24 +28,24 @@ macro_rules! entry {
 }
 
 const ENTRIES: &[Entry] = &[
-    entry!("bandwidth", "bandwidth", |r, _| Ok(Box::new(bandwidth::Bandwidth::new(r)?))),
+    entry!("bandwidth", "bandwidth", |r, _| Ok(Box::new(bandwidth::Bandwidth::new(r)))),
     entry!("bridge", "bridge", |r, _| Ok(Box::new(bridge::Bridge::new(r)))),
     entry!("dhcp", "dhcp", |r, ipam| Ok(Box::new(dhcp::Dhcp::new(r, ipam)?))),
     entry!("dummy", "dummy", |_, _| Ok(Box::new(dummy::Dummy))),
-    entry!("firewall", "firewall", |r, _| Ok(Box::new(firewall::Firewall::new(r)?))),
+    entry!("firewall", "firewall", |r, _| Ok(Box::new(firewall::Firewall::new(r)))),
     entry!("host-device", "host_device", |r, _| Ok(Box::new(host_device::HostDevice::new(r)))),
-    entry!("host-local", "host_local", |r, ipam| Ok(Box::new(host_local::HostLocal::new(r, ipam)?))),
+    entry!("host-local", "host_local", |r, ipam| Ok(Box::new(host_local::HostLocal::new(r, ipam)))),
     entry!("ipvlan", "ipvlan", |r, _| Ok(Box::new(ipvlan::Ipvlan::new(r)))),
     entry!("loopback", "loopback", |_, _| Ok(Box::new(loopback::Loopback))),
     entry!("macvlan", "macvlan", |r, _| Ok(Box::new(macvlan::Macvlan::new(r)))),
-    entry!("portmap", "portmap", |r, _| Ok(Box::new(portmap::Portmap::new(r)?))),
+    entry!("portmap", "portmap", |r, _| Ok(Box::new(portmap::Portmap::new(r)))),
     entry!("ptp", "ptp", |r, _| Ok(Box::new(ptp::Ptp::new(r)))),
-    entry!("sbr", "sbr", |r, _| Ok(Box::new(sbr::Sbr::new(r)?))),
-    entry!("static", "static_ipam", |_, ipam| Ok(Box::new(static_ipam::Static::new(ipam)?))),
+    entry!("sbr", "sbr", |r, _| Ok(Box::new(sbr::Sbr::new(r)))),
+    entry!("static", "static_ipam", |_, ipam| Ok(Box::new(static_ipam::Static::new(ipam)))),
     entry!("tap", "tap", |r, _| Ok(Box::new(tap::Tap::new(r)))),
-    entry!("tuning", "tuning", |r, _| Ok(Box::new(tuning::Tuning::new(r)?))),
+    entry!("tuning", "tuning", |r, _| Ok(Box::new(tuning::Tuning::new(r)))),
     entry!("vlan", "vlan", |r, _| Ok(Box::new(vlan::Vlan::new(r)))),
-    entry!("vrf", "vrf", |r, _| Ok(Box::new(vrf::Vrf::new(r)?))),
+    entry!("vrf", "vrf", |r, _| Ok(Box::new(vrf::Vrf::new(r)))),
 ];
 
 /// Every `type` this crate has, as the reference plugins are called, in alphabetical order.
@@ -95,6 +95,36 @@ mod tests {
         assert!(all.is_sorted(), "{all:?}");
         for entry in ENTRIES {
             assert!(entry.page.starts_with(&format!("# `{}`", entry.name)), "{}", entry.name);
+        }
+    }
+
+    /// What was made has to go, whatever has become of the configuration.
+    #[test]
+    fn only_del_and_gc_do_without_a_configuration() {
+        let Some(mut bench) = crate::testing::Bench::real() else { return };
+        bench.veth(&["10.1.0.2/24"]);
+        for (kind, own, code) in [
+            ("bandwidth", json!({"ingressRate": 5}), 7),
+            ("firewall", json!({"ingressPolicy": "x"}), 7),
+            ("host-local", json!({"ipam": {"type": "host-local"}}), 7),
+            ("portmap", json!({"runtimeConfig": {"portMappings": [{"hostPort": 0, "containerPort": 80}]}}), 7),
+            ("portmap", json!({"conditionsV4": ["-s", "192.0.2.1"]}), 2),
+            ("sbr", json!({"table": 0}), 7),
+            ("static", json!({"ipam": {"type": "static", "addresses": [{"address": "x"}]}}), 7),
+            ("tuning", json!({"sysctl": {"kernel.x": "1"}}), 7),
+            ("vrf", json!({}), 7),
+            ("vrf", json!({"vrfname": "eth0"}), 999),
+        ] {
+            let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": kind, "cni.dev/valid-attachments": []});
+            conf["prevResult"] = bench.previous(&["10.1.0.2/24"]);
+            conf.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+            assert_eq!(bench.add(&conf).unwrap_err().code, code, "{conf}");
+            bench.del(&conf).unwrap();
+            bench.gc(&conf).unwrap();
+            if code != 999 {
+                assert_eq!(bench.check(&conf).unwrap_err().code, code, "{conf}");
+                assert_eq!(bench.status(&conf).unwrap_err().code, code, "{conf}");
+            }
         }
     }
 

@@ -59,6 +59,7 @@ pub(crate) struct Bench<S> {
     pub(crate) host: Option<Netns>,
     pub(crate) inside: Option<Netns>,
     pub(crate) container: String,
+    pub(crate) ifname: &'static str,
 }
 
 impl Bench<Fakes> {
@@ -70,7 +71,7 @@ impl Bench<Fakes> {
             filter: FakeFilter::new(),
         };
         let inside = rnet_kernel::fake::netns(7).unwrap();
-        Bench { surfaces, host: None, inside: Some(inside), container: "c1".into() }
+        Bench { surfaces, host: None, inside: Some(inside), container: "c1".into(), ifname: "eth0" }
     }
 }
 
@@ -90,6 +91,7 @@ impl Bench<Kernel> {
             host: Some(host),
             inside: Some(Netns::create().unwrap()),
             container: "c1".into(),
+            ifname: "eth0",
         };
         bench.ops(&Place::Host, &[LinkOp::Up(name("lo"))]);
         Some(bench)
@@ -161,7 +163,7 @@ impl<S: Surfaces> Bench<S> {
             command,
             container: self.container.clone(),
             netns: SANDBOX.to_owned(),
-            ifname: Some(name("eth0")),
+            ifname: Some(name(self.ifname)),
             args: Vec::new(),
             path: Vec::new(),
             netns_override: false,
@@ -228,7 +230,7 @@ pub(crate) fn with(mut value: Value, keys: Value) -> Value {
 pub(crate) fn refused(base: &Value, table: &[(Value, u32, &str)]) {
     for (keys, code, text) in table {
         let request = Request::from_value(with(base.clone(), keys.clone())).unwrap();
-        let error = configure(&request.kind, &request).map(drop).unwrap_err();
+        let error = configure(&request.kind, &request).and_then(|p| p.unwrap().configured()).unwrap_err();
         assert_eq!(error.code, *code, "{keys}: {error}");
         assert!(error.to_string().contains(text), "{keys}: {error}");
     }

@@ -14,13 +14,14 @@ pub struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    /// The delegate, if the plugin asks for one.
+    /// The delegate, if the plugin asks for one, with a configuration it can use.
     fn delegate(&self) -> Result<Option<&'a dyn Plugin>, Error> {
         match (self.plugin.delegation(), self.ipam) {
             (Delegation::Never, _) => Ok(None),
             (Delegation::Required, None) => Err(Error::config("IPAM is required and the configuration has none")
                 .details("add \"ipam\": {\"type\": \"host-local\", ...}")),
-            (_, ipam) => Ok(ipam),
+            (_, Some(ipam)) => ipam.configured().map(|()| Some(ipam)),
+            (_, None) => Ok(None),
         }
     }
 

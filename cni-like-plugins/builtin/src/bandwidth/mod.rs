@@ -41,6 +41,13 @@ struct Limit {
 #[derive(Debug)]
 pub struct Bandwidth {
     network: String,
+    limits: Limits,
+    /// What is wrong with the configuration; then there are no limits.
+    wrong: Option<Error>,
+}
+
+#[derive(Debug, Default)]
+struct Limits {
     /// To the container.
     ingress: Option<Limit>,
     /// From the container.
@@ -102,12 +109,10 @@ impl Limit {
     }
 }
 
-impl Bandwidth {
-    /// From a configuration.
-    ///
+impl Limits {
     /// # Errors
     /// Code 6 for another shape, 7 for a rate without a burst and the other way round, 1 before version 0.3.0.
-    pub fn new(request: &Request) -> Result<Self, Error> {
+    fn new(request: &Request) -> Result<Self, Error> {
         since(request, Version::V0_3_0)?;
         let own: Config = request.config()?;
         let config = match &request.runtime.bandwidth {
@@ -117,33 +122,70 @@ impl Bandwidth {
             _ => own,
         };
         config.whole()?;
-        Ok(Bandwidth {
-            network: request.name.clone(),
+        Ok(Limits {
             ingress: Limit::new(config.ingress_rate, config.ingress_burst)?,
             egress: Limit::new(config.egress_rate, config.egress_burst)?,
         })
     }
+}
 
-    /// The device of a container: SHA-512 as in the reference, which may have made it.
-    fn ifb(&self, container: &str) -> IfName {
-        let digest = Sha512::digest(format!("{}{container}", self.network));
-        let text: String = digest.iter().take(6).map(|b| format!("{b:02x}")).collect();
-        name(&format!("{PREFIX}{text}"))
+/// The name a text has.
+fn hashed(text: &str) -> IfName {
+    let digest: String = Sha512::digest(text).iter().take(6).map(|b| format!("{b:02x}")).collect();
+    name(&format!("{PREFIX}{digest}"))
+}
+
+impl Bandwidth {
+    /// From a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(request: &Request) -> Self {
+        let (limits, wrong) = match Limits::new(request) {
+            Ok(limits) => (limits, None),
+            Err(error) => (Limits::default(), Some(error)),
+        };
+        Bandwidth { network: request.name.clone(), limits, wrong }
+    }
+
+    /// The device of an interface.
+    fn ifb(&self, id: &AttachmentId) -> IfName {
+        hashed(&[&self.network, &id.container, &id.ifname].map(String::as_str).join("\0"))
+    }
+
+    /// The device the reference makes, the same for all interfaces of a container.
+    fn ifb_of_reference(&self, container: &str) -> IfName {
+        hashed(&format!("{}{container}", self.network))
+    }
+
+    /// The devices of an interface that are there, and not marked as another's.
+    fn devices(&self, id: &AttachmentId, view: &mut View<'_>) -> Result<Vec<LinkState>, Error> {
+        let owner = owner(&self.network, id);
+        let links = view.host()?;
+        let mut found = Vec::new();
+        for ifb in [self.ifb(id), self.ifb_of_reference(&id.container)] {
+            found.extend(links.link(&ifb)?.filter(|l| {
+                // The reference marks nothing.
+                matches!(l.kind, LinkKind::Ifb) && l.alias.as_ref().is_none_or(|alias| *alias == owner)
+            }));
+        }
+        Ok(found)
     }
 }
 
 impl Plugin for Bandwidth {
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let mut result: CniResult = call.previous()?.clone();
         let mut plan = Plan::default();
-        if self.ingress.is_none() && self.egress.is_none() {
+        if self.limits.ingress.is_none() && self.limits.egress.is_none() {
             return Ok(Work::Planned(plan, result));
         }
         let outer = host_end(call, view)?;
         let dev = || outer.name.clone();
         // The device first: a second ADD fails there, before it touches what the first made.
-        if let Some(limit) = self.egress {
-            let ifb = self.ifb(&call.env.container);
+        if let Some(limit) = self.limits.egress {
+            let ifb = self.ifb(&call.id());
             let mac = random_mac();
             let device = NewDevice {
                 alias: Some(owner(&self.network, &call.id())),
@@ -164,7 +206,7 @@ impl Plugin for Bandwidth {
             plan.undoable("cni.bandwidth.egress", host(shape), undo);
             result.interfaces.push(Interface { name: ifb.to_string(), mac: mac.to_string(), ..Interface::default() });
         }
-        if let Some(limit) = self.ingress {
+        if let Some(limit) = self.limits.ingress {
             let undo = vec![host(vec![LinkOp::DelQdisc(dev(), QdiscPlace::Root)])];
             plan.undoable("cni.bandwidth.ingress", host(vec![LinkOp::Tbf(limit.on(&outer.name))]), undo);
         }
@@ -173,21 +215,22 @@ impl Plugin for Bandwidth {
 
     fn del(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Plan, Error> {
         let mut plan = Plan::default();
-        let ifb = self.ifb(&call.env.container);
+        let devices = self.devices(&call.id(), view)?;
         let links = view.host()?;
-        if let Some(device) = links.link(&ifb)? {
-            if !matches!(device.kind, LinkKind::Ifb) {
-                return Ok(plan);
+        // A filter that leads to a device that is gone throws everything away.
+        let named = call.previous.iter().flat_map(|p| &p.interfaces).filter(|i| i.sandbox.is_empty());
+        let others = named
+            .filter_map(|i| i.name.parse::<IfName>().ok())
+            .filter(|dev| !devices.iter().any(|device| device.name == *dev));
+        let mut ops = Vec::new();
+        for dev in others.filter(|_| !devices.is_empty()) {
+            let mirrors = links.ingress_mirrors(&dev)?;
+            if devices.iter().any(|device| mirrors.contains(&device.index)) {
+                ops.push(LinkOp::DelQdisc(dev, QdiscPlace::Ingress));
             }
-            // A filter that leads to a device that is gone throws everything away.
-            let named = call.previous.iter().flat_map(|p| &p.interfaces).filter(|i| i.sandbox.is_empty());
-            let mut ops = Vec::new();
-            for dev in named.filter_map(|i| i.name.parse::<IfName>().ok()).filter(|dev| *dev != ifb) {
-                if links.ingress_mirrors(&dev)?.contains(&device.index) {
-                    ops.push(LinkOp::DelQdisc(dev, QdiscPlace::Ingress));
-                }
-            }
-            ops.push(LinkOp::Delete(ifb));
+        }
+        ops.extend(devices.into_iter().map(|device| LinkOp::Delete(device.name)));
+        if !ops.is_empty() {
             plan.step("cni.bandwidth.del", host(ops));
         }
         Ok(plan)
@@ -195,14 +238,15 @@ impl Plugin for Bandwidth {
 
     fn check(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<(), Error> {
         let outer = host_end(call, view)?;
-        if let Some(limit) = self.ingress {
+        if let Some(limit) = self.limits.ingress {
             limit.check(view, &outer.name)?;
         }
-        if let Some(limit) = self.egress {
-            let ifb = self.ifb(&call.env.container);
-            let device = view.host()?.link(&ifb)?;
+        if let Some(limit) = self.limits.egress {
+            let ifb = self.ifb(&call.id());
+            let device = self.devices(&call.id(), view)?.into_iter().next();
             let device = device.ok_or_else(|| Error::internal(format!("get ifb device: {ifb} not found")))?;
-            limit.check(view, &ifb)?;
+            let ifb = &device.name;
+            limit.check(view, ifb)?;
             if !view.host()?.ingress_mirrors(&outer.name)?.contains(&device.index) {
                 return Err(Error::internal(format!("what comes in at {} is not sent to {ifb}", outer.name)));
             }

@@ -36,8 +36,8 @@ fn the_configuration_beats_the_runtime_as_a_whole() {
     let limits = |keys: Value| {
         let base = json!({"cniVersion": "1.1.0", "name": "n", "type": "bandwidth",
             "runtimeConfig": {"bandwidth": {"ingressRate": 80, "ingressBurst": 160}}});
-        let plugin = Bandwidth::new(&Request::from_value(with(base, keys)).unwrap()).unwrap();
-        (plugin.ingress, plugin.egress)
+        let limits = Limits::new(&Request::from_value(with(base, keys)).unwrap()).unwrap();
+        (limits.ingress, limits.egress)
     };
     assert_eq!(limits(json!({})), (Some(Limit { rate: 10, burst: 20 }), None));
     assert_eq!(limits(json!({"egressRate": 8, "egressBurst": 8})), (None, Some(Limit { rate: 1, burst: 1 })));
@@ -67,7 +67,8 @@ fn a_failure_leaves_nothing() {
     let conf = conf(&bench, both());
     bench.surfaces.net.fail_next("filter add", 22);
     bench.add(&conf).unwrap_err();
-    let ifb = Bandwidth::new(&Request::from_value(conf.clone()).unwrap()).unwrap().ifb("c1");
+    let ifb = Bandwidth::new(&Request::from_value(conf.clone()).unwrap());
+    let ifb = ifb.ifb(&AttachmentId { container: "c1".into(), ifname: "eth0".into() });
     let links = &mut bench.surfaces.net.host() as &mut dyn rnet_kernel::Links;
     assert_eq!(links.link(&ifb).unwrap(), None);
     assert_eq!(links.qdiscs(&name("veth1")).unwrap(), []);
@@ -81,8 +82,8 @@ fn on_the_real_kernel() {
     let conf = conf(&bench, both());
     let result = bench.add(&conf).unwrap();
     let ifb = &result.interfaces[2];
-    // As the reference calls it: printf nc1 | sha512sum.
-    assert_eq!(ifb.name, "bwp9b00b9b7c279");
+    // printf 'n\0c1\0eth0' | sha512sum
+    assert_eq!(ifb.name, "bwp21e05bb5dd2b");
     let link = bench.on_host("ip", &["link", "show", &ifb.name]);
     assert!(link.contains(&ifb.mac) && link.contains("UP"), "{link}");
     let qdiscs = bench.on_host("tc", &["qdisc", "show"]);
@@ -115,4 +116,62 @@ fn collection_removes_what_belongs_to_nobody() {
     bench.add(&conf).unwrap();
     bench.gc(&with(conf.clone(), json!({"cni.dev/valid-attachments": []}))).unwrap();
     assert!(!bench.on_host("ip", &["link"]).contains("bwp"));
+}
+
+#[test]
+fn the_other_interface_of_a_container_keeps_its_device() {
+    let Some(mut bench) = Bench::real() else { return };
+    bench.veth(ADDRESS);
+    let first = conf(&bench, both());
+    bench.add(&first).unwrap();
+    bench.on_host("ip", &["link", "add", "veth2", "type", "veth", "peer", "name", "p2"]);
+    let pid = format!("/proc/{}/fd/{}", std::process::id(), {
+        use std::os::fd::{AsFd, AsRawFd};
+        bench.inside.as_ref().unwrap().as_fd().as_raw_fd()
+    });
+    bench.on_host("ip", &["link", "set", "p2", "netns", &pid, "name", "eth1"]);
+    let mut second = first.clone();
+    second["prevResult"]["interfaces"][0]["name"] = json!("veth2");
+    second["prevResult"]["interfaces"][1]["name"] = json!("eth1");
+    bench.ifname = "eth1";
+    bench.del(&second).unwrap();
+    bench.ifname = "eth0";
+    bench.check(&first).unwrap();
+    bench.ifname = "eth1";
+    bench.add(&second).unwrap();
+    bench.check(&second).unwrap();
+    bench.del(&second).unwrap();
+    bench.ifname = "eth0";
+    bench.check(&first).unwrap();
+}
+
+#[test]
+fn what_the_reference_made_goes_unless_it_is_said_to_be_of_another() {
+    let Some(mut bench) = Bench::real() else { return };
+    bench.veth(ADDRESS);
+    let conf = conf(&bench, both());
+    // As the reference calls it: printf nc1 | sha512sum.
+    bench.on_host("ip", &["link", "add", "bwp9b00b9b7c279", "type", "ifb"]);
+    bench.ifname = "eth1";
+    let other = owner("n", &AttachmentId { container: "c1".into(), ifname: "eth0".into() });
+    bench.on_host("ip", &["link", "set", "bwp9b00b9b7c279", "alias", &other]);
+    bench.del(&conf).unwrap();
+    assert!(bench.on_host("ip", &["link"]).contains("bwp9b00b9b7c279"));
+    bench.ifname = "eth0";
+    bench.del(&conf).unwrap();
+    assert!(!bench.on_host("ip", &["link"]).contains("bwp"));
+    bench.on_host("ip", &["link", "add", "bwp9b00b9b7c279", "type", "ifb"]);
+    bench.del(&conf).unwrap();
+    assert!(!bench.on_host("ip", &["link"]).contains("bwp"));
+}
+
+#[test]
+fn a_configuration_that_is_none_keeps_no_device() {
+    let Some(mut bench) = Bench::real() else { return };
+    bench.veth(ADDRESS);
+    let conf = conf(&bench, both());
+    bench.add(&conf).unwrap();
+    bench.del(&with(conf, json!({"egressBurst": 0}))).unwrap();
+    assert!(!bench.on_host("ip", &["link"]).contains("bwp"));
+    assert!(!bench.on_host("tc", &["qdisc", "show", "dev", "veth1"]).contains("ingress"));
 }

@@ -121,11 +121,10 @@ impl Bridge {
     /// neighbours (arp_notify).
     fn dress(&self, call: &Call<'_>, view: &mut View<'_>, result: &CniResult, plan: &mut Plan) -> Result<(), Error> {
         let (netns, ifname) = (call.netns()?, call.ifname()?);
-        if self.config.leave_down {
-            return Ok(());
-        }
-        if call.leased.is_none() {
-            plan.step("cni.inside", common::inside(netns, vec![LinkOp::Up(ifname.clone())]));
+        let mut ops = vec![device::mark(call)?];
+        if self.config.leave_down || call.leased.is_none() {
+            ops.extend((!self.config.leave_down).then(|| LinkOp::Up(ifname.clone())));
+            plan.step("cni.inside", common::inside(netns, ops));
             return Ok(());
         }
         let place = Place::Inside(netns.clone());
@@ -134,7 +133,7 @@ impl Bridge {
             let key = format!("net/ipv6/conf/{ifname}/accept_dad");
             plan.step("cni.inside.sysctl", Action::Sysctl { place, key, value: value.into() });
         }
-        let mut ops = vec![LinkOp::Devconf4(ifname.clone(), Devconf4::ArpNotify, 1)];
+        ops.push(LinkOp::Devconf4(ifname.clone(), Devconf4::ArpNotify, 1));
         ops.extend(common::addresses(ifname, &result.ips, self.config.detect_duplicates)?);
         ops.push(LinkOp::Up(ifname.clone()));
         ops.extend(routes(ifname, result));

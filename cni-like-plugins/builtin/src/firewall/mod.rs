@@ -35,14 +35,23 @@ enum Policy {
 pub struct Firewall {
     policy: Policy,
     admin: String,
+    /// What is wrong with the configuration. DEL and GC need none.
+    wrong: Option<Error>,
 }
 
 impl Firewall {
-    /// From a configuration.
-    ///
+    /// From a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(request: &Request) -> Self {
+        Firewall::configure(request).unwrap_or_else(|error| Firewall {
+            policy: Policy::Open,
+            admin: String::new(),
+            wrong: Some(error),
+        })
+    }
+
     /// # Errors
     /// Code 1 before version 0.4.0, 6 for another shape, 7 for a policy or backend that is none.
-    pub fn new(request: &Request) -> Result<Self, Error> {
+    fn configure(request: &Request) -> Result<Self, Error> {
         since(request, Version::V0_4_0)?;
         let config: Config = request.config()?;
         let backend = config.backend.unwrap_or_default();
@@ -56,7 +65,7 @@ impl Firewall {
             Some(other) => return Err(Error::config(format!("unknown ingress policy: {other:?}"))),
         };
         let admin = config.iptables_admin_chain_name.filter(|n| !n.is_empty());
-        Ok(Firewall { policy, admin: admin.unwrap_or_else(|| "CNI-ADMIN".into()) })
+        Ok(Firewall { policy, admin: admin.unwrap_or_else(|| "CNI-ADMIN".into()), wrong: None })
     }
 
     fn sets_of(&self, address: &IpNetwork) -> Vec<Set> {
@@ -78,6 +87,10 @@ fn addresses(call: &Call<'_>) -> Vec<IpNetwork> {
 }
 
 impl Plugin for Firewall {
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let previous = call.previous()?.clone();
         let owner = table::owner(&call.request.name, &call.id());

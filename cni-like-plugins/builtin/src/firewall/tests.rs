@@ -225,3 +225,13 @@ fn answers_and_published_ports_pass_a_host_that_drops() {
     bench.del(&conf).unwrap();
     assert!(shut(&inside, &outside, "10.2.0.2:80"));
 }
+
+#[test]
+fn a_configuration_that_is_none_keeps_nothing() {
+    let Some(mut bench) = Bench::real() else { return };
+    bench.veth(ADDRESSES);
+    let conf = conf(&bench, ADDRESSES, json!({"ingressPolicy": "same-bridge"}));
+    bench.add(&conf).unwrap();
+    bench.del(&with(conf, json!({"ingressPolicy": "x"}))).unwrap();
+    assert_eq!(bench.on_host("nft", &["list", "tables"]), "");
+}

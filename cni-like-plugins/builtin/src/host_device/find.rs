@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rnet_kernel::{LinkState, Links};
+use rnet_kernel::{LinkKind, LinkState, Links};
 use rnet_model::{IfName, MacAddr};
 use rnet_plugin_protocol::{Error, Request};
 use serde::Deserialize;
@@ -68,6 +68,24 @@ impl Config {
     /// The PCI address, if it is given.
     pub(super) fn pci(&self) -> Option<&str> {
         self.bus_id.as_deref().filter(|id| self.on_bus("pci", id).exists())
+    }
+
+    /// The host's name for it, if that is how it is selected.
+    pub(super) fn name(&self) -> Option<&IfName> {
+        match &self.selector {
+            Selector::Name(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether a device in a container, whose alias says what the host called it, may be the one of this configuration.
+    pub(super) fn may_be(&self, link: &LinkState, alias: &IfName) -> bool {
+        match &self.selector {
+            Selector::Name(name) => name == alias,
+            Selector::Mac(mac) => link.mac == Some(*mac),
+            // Of the hardware's folders one sees only the host's devices. Containers make no device without a kind.
+            Selector::Folder(_) | Selector::Bus(_) => link.kind == LinkKind::Physical,
+        }
     }
 
     fn on_bus(&self, bus: &str, id: &str) -> PathBuf {

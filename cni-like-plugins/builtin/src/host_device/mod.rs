@@ -25,6 +25,17 @@ impl HostDevice {
     fn config(&self) -> Result<&Config, Error> {
         self.config.as_ref().map_err(Clone::clone)
     }
+
+    /// The name the host had for the container's interface, if it was lent. The container may have given any of its own
+    /// devices an alias, so that the device has to be the one of the previous result, or the configured one.
+    fn to_give_back(&self, call: &Call<'_>, link: &LinkState) -> Option<IfName> {
+        // A device without the alias was not lent by this plugin.
+        let alias = lent(link)?;
+        let configured = self.config.as_ref().ok();
+        let name = configured.and_then(Config::name);
+        let known = is_in_result(call, link) || configured.is_some_and(|c| c.may_be(link, &alias));
+        known.then(|| name.cloned().unwrap_or(alias))
+    }
 }
 
 /// Plans the loan: the host's name goes into the alias, and the device into the container.
@@ -56,6 +67,13 @@ fn lent(link: &LinkState) -> Option<IfName> {
     link.alias.as_deref()?.parse().ok()
 }
 
+/// Whether the previous result has the container's interface with the address it has.
+fn is_in_result(call: &Call<'_>, link: &LinkState) -> bool {
+    let Some(mac) = link.mac.map(|mac| mac.to_string()) else { return false };
+    let told = call.previous.iter().flat_map(|p| &p.interfaces);
+    told.filter(|i| !i.sandbox.is_empty() && i.name == link.name.as_str()).any(|i| i.mac.eq_ignore_ascii_case(&mac))
+}
+
 impl Plugin for HostDevice {
     fn delegation(&self) -> Delegation {
         Delegation::Allowed
@@ -80,16 +98,16 @@ impl Plugin for HostDevice {
         let pci_id = config.pci().map(str::to_owned).unwrap_or_default();
         let interface = Interface { pci_id, ..device::interface(call, link.mac, Some(link.mtu))? };
         let result = device::result(call, vec![interface]);
-        device::dress(call, view, &result, &mut plan)?;
+        device::dress_lent(call, view, &result, &mut plan)?;
         Ok(Work::Planned(plan, result))
     }
 
     fn del(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Plan, Error> {
         let mut plan = Plan::default();
         let (Some(netns), Some(ifname)) = (&call.netns, &call.env.ifname) else { return Ok(plan) };
-        // A device without the alias was not lent by this plugin.
-        let Some(alias) = view.inside(netns)?.link(ifname)?.as_ref().and_then(lent) else { return Ok(plan) };
-        let name = name_on_host(alias, view)?;
+        let Some(link) = view.inside(netns)?.link(ifname)? else { return Ok(plan) };
+        let Some(name) = self.to_give_back(call, &link) else { return Ok(plan) };
+        let name = name_on_host(name, view)?;
         let back = LinkOp::Move { name: ifname.clone(), netns: Netns::current()?, new_name: Some(name.clone()) };
         plan.step("cni.move", common::inside(netns, vec![LinkOp::Down(ifname.clone()), back]));
         plan.step("cni.alias", common::host(vec![LinkOp::Alias(name, String::new())]));

@@ -146,3 +146,30 @@ fn a_driver_of_user_space_is_seen() {
     assert_eq!((of("0000:00:03.0").pci(), of("sf.4").pci()), (Some("0000:00:03.0"), None));
     assert!(of("0000:00:05.0").in_user_space().unwrap_err().msg.contains("error with host device"));
 }
+
+#[test]
+fn a_device_that_only_says_so_itself_is_not_taken() {
+    let Some(bed) = bed() else { return };
+    bed.within("ip link add eth0 type veth peer name x; ip link set eth0 alias evil0");
+    for own in [json!({"device": "hd0"}), json!({"hwaddr": "02:00:00:00:00:77"}), json!({"pciBusID": "0:0"}), json!({})]
+    {
+        bed.del(&config("host-device", &own)).unwrap();
+        assert!(bed.link(&bed.inside, "eth0").is_some(), "{own}");
+        assert_eq!(bed.link(&bed.host, "evil0"), None, "{own}");
+    }
+}
+
+#[test]
+fn the_name_is_the_configured_one_or_the_device_that_of_the_result() {
+    let Some(bed) = bed() else { return };
+    let config = config("host-device", &json!({"device": "hd0"}));
+    let result = bed.add(&config).unwrap();
+    bed.within("ip link set eth0 alias evil0");
+    bed.del(&crate::testbed::with_previous(&config, &result)).unwrap();
+    assert!(bed.link(&bed.host, "hd0").is_some());
+    // What is wrong with a configuration keeps no device in the container.
+    let result = bed.add(&config).unwrap();
+    let none = crate::testbed::config("host-device", &json!({}));
+    bed.del(&crate::testbed::with_previous(&none, &result)).unwrap();
+    assert!(bed.link(&bed.host, "hd0").is_some());
+}

@@ -7,7 +7,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use rnet_plan::Plan;
@@ -32,8 +32,9 @@ struct Config {
     ranges: Vec<Vec<RangeConfig>>,
     #[serde(default)]
     routes: Option<Vec<Route>>,
-    #[serde(default)]
-    data_dir: String,
+    /// Read by [`HostLocal::new`]; here for its type.
+    #[serde(default, rename = "dataDir")]
+    _data_dir: String,
     #[serde(default)]
     resolv_conf: String,
 }
@@ -46,14 +47,28 @@ pub struct HostLocal {
     sets: Vec<RangeSet>,
     routes: Vec<Route>,
     resolv_conf: String,
+    /// What is wrong with the configuration; then there are no ranges.
+    wrong: Option<Error>,
 }
 
 impl HostLocal {
-    /// From the `ipam` of a configuration.
-    ///
+    /// From the `ipam` of a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(request: &Request, ipam: &Map<String, Value>) -> Self {
+        // DEL and GC need only to know where the files are.
+        let data = ipam.get("dataDir").and_then(Value::as_str).filter(|d| !d.is_empty()).unwrap_or(DATA);
+        HostLocal::configure(request, ipam, Path::new(data)).unwrap_or_else(|error| HostLocal {
+            network: request.name.clone(),
+            data: PathBuf::from(data),
+            sets: Vec::new(),
+            routes: Vec::new(),
+            resolv_conf: String::new(),
+            wrong: Some(error),
+        })
+    }
+
     /// # Errors
     /// Code 6 for another shape, 7 for ranges that contradict themselves.
-    pub fn new(request: &Request, ipam: &Map<String, Value>) -> Result<Self, Error> {
+    fn configure(request: &Request, ipam: &Map<String, Value>, data: &Path) -> Result<Self, Error> {
         let config = Config::deserialize(&Value::Object(ipam.clone()))
             .map_err(|e| Error::new(Error::DECODING_FAILURE, format!("cannot read ipam of the configuration: {e}")))?;
         let mut ranges = config.ranges;
@@ -75,13 +90,13 @@ impl HostLocal {
                 return Err(Error::config(format!("host-local: range set {set} overlaps with {other}")));
             }
         }
-        let data = if config.data_dir.is_empty() { DATA.to_owned() } else { config.data_dir };
         Ok(HostLocal {
             network: request.name.clone(),
-            data: PathBuf::from(data),
+            data: data.to_path_buf(),
             sets,
             routes: config.routes.unwrap_or_default(),
             resolv_conf: config.resolv_conf,
+            wrong: None,
         })
     }
 
@@ -157,6 +172,10 @@ fn wanted(call: &Call<'_>) -> Result<BTreeSet<IpAddr>, Error> {
 }
 
 impl Plugin for HostLocal {
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, _: &mut View<'_>) -> Result<Work, Error> {
         let dns = if self.resolv_conf.is_empty() { Dns::default() } else { resolv_conf(&self.resolv_conf)? };
         let wanted = wanted(call)?;

@@ -47,7 +47,7 @@ impl Bed {
         f: impl FnOnce(&HostLocal, &Call<'_>, &mut View<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let request = Request::from_value(config)?;
-        let plugin = HostLocal::new(&request, request.ipam.as_ref().unwrap())?;
+        let plugin = HostLocal::new(&request, request.ipam.as_ref().unwrap());
         let env = Environment {
             command: Command::Add,
             container: container.into(),
@@ -258,4 +258,20 @@ fn what_the_container_resolves_names_with() {
         json!({"nameservers": ["10.0.0.1"], "domain": "a.example", "search": ["a.example", "b.example"],
             "options": ["ndots:2", "timeout:1"]})
     );
+}
+
+#[test]
+fn ranges_that_are_none_keep_no_address() {
+    let bed = small();
+    let wrong = || {
+        let mut config = bed.config();
+        config["ipam"]["ranges"] = json!([[{"subnet": "10.0.0.0/33"}]]);
+        config
+    };
+    bed.add("a").unwrap();
+    bed.call_with(wrong(), "a", |p, call, view| p.del(call, view)).unwrap();
+    assert!(bed.reserved().is_empty());
+    bed.add("a").unwrap();
+    bed.call_with(wrong(), "x", |p, call, view| p.gc(call, &[], view)).unwrap();
+    assert!(bed.reserved().is_empty());
 }

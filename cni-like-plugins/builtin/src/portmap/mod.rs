@@ -22,19 +22,20 @@ use crate::table::{self, Ipv};
 #[derive(Debug)]
 pub struct Portmap {
     config: Config,
+    /// What is wrong with it; then it has no ports.
+    wrong: Option<Error>,
 }
 
 /// An element and the set it belongs to.
 type Entry = (Set, Element);
 
 impl Portmap {
-    /// From a configuration.
-    ///
-    /// # Errors
-    /// Code 6 for another shape, 7 for ports that are none and keys that exclude each other, 2 for what only
-    /// iptables(8) could do.
-    pub fn new(request: &Request) -> Result<Self, Error> {
-        Ok(Portmap { config: Config::new(request)? })
+    /// From a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(request: &Request) -> Self {
+        match Config::new(request) {
+            Ok(config) => Portmap { config, wrong: None },
+            Err(error) => Portmap { config: Config { snat: Snat::Needed, mappings: Vec::new() }, wrong: Some(error) },
+        }
     }
 
     /// The published ports: whom a second claim hurts.
@@ -185,6 +186,10 @@ fn sets() -> Vec<Set> {
 }
 
 impl Plugin for Portmap {
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let previous = call.previous()?;
         let mut plan = Plan::default();

@@ -197,6 +197,7 @@ fn sixteen_at_once_leave_one_table_and_none() {
                         host: Some(host),
                         inside,
                         container: format!("c{n}"),
+                        ifname: "eth0",
                     };
                     let conf = with(with(base(), json!({"prevResult": result(n)})), ports(&tcp(9000 + n)));
                     if undo { one.del(&conf).unwrap() } else { drop(one.add(&conf).unwrap()) }
@@ -212,4 +213,13 @@ fn sixteen_at_once_leave_one_table_and_none() {
     }
     all(true);
     assert!(!bench.on_host("nft", &["list", "ruleset"]).contains("rnet_cni"));
+}
+
+#[test]
+fn a_configuration_that_is_none_keeps_no_port() {
+    let Some(mut bench) = bench() else { return };
+    let conf = conf(&bench, &tcp(8080));
+    bench.add(&conf).unwrap();
+    bench.del(&with(conf, ports(&tcp(0)))).unwrap();
+    assert_eq!(bench.on_host("nft", &["list", "tables"]), "");
 }

@@ -149,7 +149,7 @@ fn inside_side(
 ) -> Result<(), Error> {
     let (netns, ifname) = (call.netns()?, call.ifname()?);
     device::allow_ipv6(call, view, result, plan)?;
-    let mut ops = vec![LinkOp::Up(ifname.clone())];
+    let mut ops = vec![device::mark(call)?, LinkOp::Up(ifname.clone())];
     ops.extend(common::addresses(ifname, &result.ips, false)?);
     ops.extend(gateway_routes(ifname, hops));
     // Their next hops may be anywhere in the subnet, which therefore has to be on the link until they are there.

@@ -40,14 +40,24 @@ pub struct Sbr {
     table: Option<u32>,
     gateways: Vec<IpAddr>,
     hints: Hints,
+    /// What is wrong with the configuration.
+    wrong: Option<Error>,
 }
 
 impl Sbr {
-    /// From a configuration.
-    ///
+    /// From a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(request: &Request) -> Self {
+        Sbr::configure(request).unwrap_or_else(|error| {
+            // What is in a table of somebody's choice is not the plugin's.
+            let table = request.own.get("table").filter(|t| !t.is_null());
+            let table = table.map(|t| t.as_u64().and_then(|t| u32::try_from(t).ok()).unwrap_or_default());
+            Sbr { table, gateways: Vec::new(), hints: Hints::None, wrong: Some(error) }
+        })
+    }
+
     /// # Errors
     /// Code 6 for another shape, 7 for two gateways of a family or a table that is none.
-    pub fn new(request: &Request) -> Result<Self, Error> {
+    fn configure(request: &Request) -> Result<Self, Error> {
         since(request, Version::V0_3_0)?;
         let config: Config = request.config()?;
         let gateways = config.gateways.unwrap_or_default();
@@ -61,7 +71,7 @@ impl Sbr {
             return Err(Error::config("sbr: table 0 is none"));
         }
         let hints = if config.add_source_hints == Some(true) { Hints::Source } else { Hints::None };
-        Ok(Sbr { table: config.table, gateways, hints })
+        Ok(Sbr { table: config.table, gateways, hints, wrong: None })
     }
 
     fn gateway(&self, ip: &IpConfig) -> Option<IpAddr> {
@@ -130,6 +140,10 @@ fn free_table(
 }
 
 impl Plugin for Sbr {
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         let (previous, ifname, netns) = (call.previous()?, call.ifname()?, call.netns()?);
         let ips: Vec<&IpConfig> = own_addresses(previous, ifname).collect();

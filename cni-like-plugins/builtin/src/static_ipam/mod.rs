@@ -32,19 +32,29 @@ pub struct Static {
     addresses: Vec<(IpNetwork, Option<IpAddr>)>,
     routes: Vec<Route>,
     dns: Dns,
+    /// What is wrong with the configuration.
+    wrong: Option<Error>,
 }
 
 impl Static {
-    /// From the `ipam` of a configuration.
-    ///
+    /// From the `ipam` of a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(ipam: &Map<String, Value>) -> Self {
+        Static::configure(ipam).unwrap_or_else(|error| Static {
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            dns: Dns::default(),
+            wrong: Some(error),
+        })
+    }
+
     /// # Errors
     /// Code 6 for another shape, 7 for an address without prefix length.
-    pub fn new(ipam: &Map<String, Value>) -> Result<Self, Error> {
+    fn configure(ipam: &Map<String, Value>) -> Result<Self, Error> {
         let config = Config::deserialize(&Value::Object(ipam.clone()))
             .map_err(|e| Error::new(Error::DECODING_FAILURE, format!("cannot read ipam of the configuration: {e}")))?;
         let addresses =
             config.addresses.iter().map(|a| Ok((cidr(&a.address)?, a.gateway))).collect::<Result<_, Error>>()?;
-        Ok(Static { addresses, routes: config.routes.unwrap_or_default(), dns: config.dns })
+        Ok(Static { addresses, routes: config.routes.unwrap_or_default(), dns: config.dns, wrong: None })
     }
 
     /// Those of `CNI_ARGS` come on top; those of `args.cni` and of the runtime take the place of the configured ones.
@@ -82,6 +92,10 @@ fn cidr(text: &str) -> Result<IpNetwork, Error> {
 }
 
 impl Plugin for Static {
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, _: &mut View<'_>) -> Result<Work, Error> {
         let ips = self.all(call)?.into_iter();
         let ips = ips.map(|(address, gateway)| IpConfig { interface: None, address, gateway }).collect();

@@ -1,6 +1,6 @@
 //! What was there before, in the file the reference plugin keeps it in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -109,23 +109,28 @@ impl Backup {
     }
 }
 
-/// The files of a network, with their owners. Those the reference wrote do not say whose network they are of.
-pub(super) fn all(folder: &Path, network: &str) -> Result<Vec<(PathBuf, AttachmentId)>, Error> {
+/// Name of an attachment's file.
+pub(super) fn file_name(id: &AttachmentId) -> String {
+    format!("{}_{}.json", id.container, id.ifname)
+}
+
+/// The files of a network that are none of these attachments'. They are told apart by their whole names: both halves may
+/// have the separator in them. Those the reference wrote do not say whose network they are of.
+pub(super) fn stale(folder: &Path, network: &str, valid: &[AttachmentId]) -> Result<Vec<PathBuf>, Error> {
     let bad = |e: std::io::Error| Error::io(format!("tuning: read {}", folder.display()), &e);
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(bad(e)),
     };
+    let kept: BTreeSet<String> = valid.iter().map(file_name).collect();
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(bad)?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json"));
-        // A container's name may have the separator in it, an interface's hardly.
-        let Some((container, ifname)) = name.and_then(|n| n.rsplit_once('_')) else { continue };
-        let owner = AttachmentId { container: container.to_owned(), ifname: ifname.to_owned() };
-        if Backup::read(&path).ok().flatten().is_some_and(|b| b.network == network) {
-            found.push((path, owner));
+        let name = path.file_name().and_then(|n| n.to_str());
+        let is_stale = name.is_some_and(|n| n.ends_with(".json") && n.contains('_') && !kept.contains(n));
+        if is_stale && Backup::read(&path).ok().flatten().is_some_and(|b| b.network == network) {
+            found.push(path);
         }
     }
     Ok(found)

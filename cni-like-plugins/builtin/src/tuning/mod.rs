@@ -6,7 +6,7 @@ mod keys;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rnet_kernel::{LinkOp, LinkState, Switch};
 use rnet_model::MacAddr;
@@ -26,7 +26,9 @@ const ALLOW_LIST: &str = "/etc/cni/tuning/allowlist.conf";
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Config {
-    data_dir: Option<String>,
+    /// Read by [`Tuning::new`]; here for its type.
+    #[serde(rename = "dataDir")]
+    _data_dir: Option<String>,
     sysctl: Option<BTreeMap<String, String>>,
     mac: Option<String>,
     promisc: Option<bool>,
@@ -49,6 +51,8 @@ pub struct Tuning {
     mtu: Option<u32>,
     tx_queue_len: Option<u32>,
     allmulti: Option<bool>,
+    /// What is wrong with the configuration; then nothing is asked for.
+    wrong: Option<Error>,
 }
 
 /// What is asked of the link itself.
@@ -62,11 +66,27 @@ struct LinkWish {
 }
 
 impl Tuning {
-    /// From a configuration.
-    ///
+    /// From a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(request: &Request) -> Self {
+        // DEL and GC need only to know where the files are.
+        let data = request.own.get("dataDir").and_then(serde_json::Value::as_str).filter(|d| !d.is_empty());
+        let data = PathBuf::from(data.unwrap_or(DATA));
+        Tuning::configure(request, &data).unwrap_or_else(|error| Tuning {
+            data,
+            allow_list: PathBuf::from(ALLOW_LIST),
+            sysctl: BTreeMap::new(),
+            mac: [None, None],
+            promisc: false,
+            mtu: None,
+            tx_queue_len: None,
+            allmulti: None,
+            wrong: Some(error),
+        })
+    }
+
     /// # Errors
     /// Code 6 for another shape, 7 for keys of sysctls that are none.
-    pub fn new(request: &Request) -> Result<Self, Error> {
+    fn configure(request: &Request, data: &Path) -> Result<Self, Error> {
         let config: Config = request.config()?;
         let args = match request.whole.get("args").and_then(|args| args.get("cni")) {
             None | Some(serde_json::Value::Null) => Config::default(),
@@ -84,7 +104,7 @@ impl Tuning {
         let some = |n: Option<u32>| n.filter(|n| *n != 0);
         let given = |text: Option<String>| text.filter(|t| !t.is_empty());
         Ok(Tuning {
-            data: given(config.data_dir).map_or_else(|| PathBuf::from(DATA), PathBuf::from),
+            data: data.to_path_buf(),
             allow_list: PathBuf::from(ALLOW_LIST),
             sysctl,
             mac: [given(args.mac), given(config.mac)],
@@ -92,18 +112,20 @@ impl Tuning {
             mtu: some(args.mtu.or(config.mtu)),
             tx_queue_len: args.tx_queue_len.or(config.tx_queue_len),
             allmulti: args.allmulti.or(config.allmulti),
+            wrong: None,
         })
     }
 
     /// Allows what another file says.
     #[cfg(test)]
-    fn allow(mut self, path: &std::path::Path) -> Self {
+    fn allow(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.allow_list);
         self
     }
 
     fn file(&self, call: &Call<'_>) -> Result<PathBuf, Error> {
-        Ok(self.data.join(format!("{}_{}.json", call.env.container, call.ifname()?)))
+        call.ifname()?;
+        Ok(self.data.join(backup::file_name(&call.id())))
     }
 
     /// `CNI_ARGS` < `runtimeConfig` < `args.cni`, the order of the reference plugin `tuning`, which is not that of the
@@ -177,6 +199,10 @@ fn updated(mut result: CniResult, ifname: &str, wish: LinkWish) -> CniResult {
 }
 
 impl Plugin for Tuning {
+    fn configured(&self) -> Result<(), Error> {
+        self.wrong.clone().map_or(Ok(()), Err)
+    }
+
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
         AllowList::read(&self.allow_list)?.allows(self.sysctl.keys())?;
         let previous = call.previous()?.clone();
@@ -270,10 +296,8 @@ impl Plugin for Tuning {
 
     fn gc(&self, call: &Call<'_>, valid: &[AttachmentId], _: &mut View<'_>) -> Result<Plan, Error> {
         let mut plan = Plan::default();
-        for (path, owner) in backup::all(&self.data, &call.request.name)? {
-            if !valid.contains(&owner) {
-                plan.step("cni.tuning.gc", Action::File { path, contents: None });
-            }
+        for path in backup::stale(&self.data, &call.request.name, valid)? {
+            plan.step("cni.tuning.gc", Action::File { path, contents: None });
         }
         Ok(plan)
     }

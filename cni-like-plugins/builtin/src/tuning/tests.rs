@@ -188,7 +188,7 @@ fn only_what_the_list_allows() {
             .unwrap();
     let allowed = |text: &str| {
         std::fs::write(&list, text).unwrap();
-        let plugin = Tuning::new(&request).unwrap().allow(&list);
+        let plugin = Tuning::new(&request).allow(&list);
         AllowList::read(&plugin.allow_list).and_then(|l| l.allows(plugin.sysctl.keys()))
     };
     allowed("\n  ^net.ipv4.conf.IFNAME.[a-z_]*$  \n").unwrap();
@@ -236,4 +236,29 @@ fn on_the_real_kernel() {
     bench.del(&conf).unwrap();
     assert_eq!(eth0(&mut bench), before);
     assert_eq!(bench.in_container("cat", &["/proc/sys/net/ipv4/ip_local_port_range"]).trim(), "32768\t60999");
+}
+
+#[test]
+fn collection_keeps_the_file_of_an_interface_with_the_separator_in_its_name() {
+    let (mut bench, folder) = bench();
+    bench.ifname = "my_if";
+    let file = folder.path().join("c1_my_if.json");
+    std::fs::write(&file, r#"{"mtu": 1, "network": "n"}"#).unwrap();
+    let gc = |valid: Value| with(conf(folder.path()), json!({"cni.dev/valid-attachments": valid}));
+    bench.gc(&gc(json!([{"containerID": "c1", "ifname": "my_if"}]))).unwrap();
+    assert!(file.exists());
+    bench.gc(&gc(json!([{"containerID": "c1_my", "ifname": "eth0"}]))).unwrap();
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_configuration_that_is_none_keeps_nothing() {
+    let (mut bench, folder) = bench();
+    let conf = with(conf(folder.path()), json!({"mtu": 1400}));
+    for wrong in [json!({"sysctl": {"kernel.hostname": "x"}}), json!({"mtu": "1400"})] {
+        bench.add(&conf).unwrap();
+        bench.del(&with(conf.clone(), wrong)).unwrap();
+        assert_eq!(eth0(&mut bench).mtu, 1500);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

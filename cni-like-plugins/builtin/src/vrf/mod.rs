@@ -28,21 +28,39 @@ struct Config {
 /// The plugin.
 #[derive(Debug)]
 pub struct Vrf {
+    config: Result<Wanted, Error>,
+    /// Of the VRF, also of a configuration that is none; `None` where it has no name, and so none was made.
+    name: Option<IfName>,
+}
+
+/// Checked.
+#[derive(Debug)]
+struct Wanted {
     name: IfName,
     table: Option<u32>,
 }
 
 impl Vrf {
-    /// From a configuration.
-    ///
+    /// From a configuration. What is wrong with it every command but DEL and GC says.
+    pub fn new(request: &Request) -> Self {
+        let name = request.own.get("vrfname").and_then(serde_json::Value::as_str).and_then(|n| n.parse().ok());
+        Vrf { config: Wanted::new(request), name }
+    }
+
+    fn config(&self) -> Result<&Wanted, Error> {
+        self.config.as_ref().map_err(Clone::clone)
+    }
+}
+
+impl Wanted {
     /// # Errors
     /// Code 6 for another shape, 7 without a name, 1 before version 0.3.1.
-    pub fn new(request: &Request) -> Result<Self, Error> {
+    fn new(request: &Request) -> Result<Self, Error> {
         since(request, Version::V0_3_1)?;
         let config: Config = request.config()?;
         let name = config.vrfname.filter(|n| !n.is_empty());
         let name = name.ok_or_else(|| Error::config("configuration is expected to have a valid vrf name"))?;
-        Ok(Vrf { name: name.parse()?, table: config.table.filter(|t| *t != 0) })
+        Ok(Wanted { name: name.parse()?, table: config.table.filter(|t| *t != 0) })
     }
 
     /// The VRF with its table, if it is there.
@@ -76,7 +94,12 @@ fn if_addr(address: &Address) -> Option<IfAddr> {
 }
 
 impl Plugin for Vrf {
+    fn configured(&self) -> Result<(), Error> {
+        self.config().map(drop)
+    }
+
     fn add(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Work, Error> {
+        let config = self.config()?;
         let previous = call.previous()?.clone();
         let netns = call.netns()?;
         let link = container_link(call, view)?;
@@ -86,11 +109,11 @@ impl Plugin for Vrf {
             return Err(Error::internal(format!("interface {} has already a master set: {master}", link.name)));
         }
         let mut plan = Plan::default();
-        let table = match (self.there(links)?, self.table) {
+        let table = match (config.there(links)?, config.table) {
             (Some((_, table)), Some(wanted)) if table != wanted => {
                 return Err(Error::config(format!(
                     "VRF {} already exist with different routing table {table}",
-                    self.name
+                    config.name
                 )));
             }
             (Some((_, table)), _) => table,
@@ -100,8 +123,8 @@ impl Plugin for Vrf {
                     None => free_table(links)?,
                 };
                 let device =
-                    NewDevice { admin: Admin::Up, ..NewDevice::new(self.name.clone(), DeviceKind::Vrf { table }) };
-                let undo = vec![inside(netns, vec![LinkOp::Delete(self.name.clone())])];
+                    NewDevice { admin: Admin::Up, ..NewDevice::new(config.name.clone(), DeviceKind::Vrf { table }) };
+                let undo = vec![inside(netns, vec![LinkOp::Delete(config.name.clone())])];
                 plan.undoable("cni.vrf.device", inside(netns, vec![LinkOp::NewDevice(device)]), undo);
                 table
             }
@@ -114,7 +137,7 @@ impl Plugin for Vrf {
         let dev = || link.name.clone();
         let six = addresses.iter().filter(|a| a.ip.is_ipv6() && !a.automatic).filter_map(if_addr);
         let again: Vec<LinkOp> = six.map(|a| LinkOp::AddAddress(dev(), a)).collect();
-        let enslave = vec![LinkOp::Master(dev(), self.name.clone())];
+        let enslave = vec![LinkOp::Master(dev(), config.name.clone())];
         let mut undo = vec![LinkOp::NoMaster(dev())];
         undo.extend(again.iter().cloned());
         undo.extend(main.iter().cloned().map(LinkOp::AddRoute));
@@ -129,15 +152,16 @@ impl Plugin for Vrf {
 
     fn del(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Plan, Error> {
         let mut plan = Plan::default();
-        let Some(netns) = &call.netns else { return Ok(plan) };
+        let (Some(netns), Some(name)) = (&call.netns, &self.name) else { return Ok(plan) };
         let links = view.inside(netns)?;
-        let Some((vrf, _)) = self.there(links)? else { return Ok(plan) };
+        // A device of another kind has come by the name elsewhere.
+        let Some(vrf) = links.link(name)?.filter(|l| matches!(l.kind, LinkKind::Vrf { .. })) else { return Ok(plan) };
         let ifname = call.ifname()?;
         let members: Vec<LinkState> = links.links()?.into_iter().filter(|l| l.master == Some(vrf.index)).collect();
         let mut ops: Vec<LinkOp> =
             members.iter().filter(|l| l.name == *ifname).map(|l| LinkOp::NoMaster(l.name.clone())).collect();
         if members.iter().all(|l| l.name == *ifname) {
-            ops.push(LinkOp::Delete(self.name.clone()));
+            ops.push(LinkOp::Delete(name.clone()));
         }
         if !ops.is_empty() {
             plan.step("cni.vrf.del", inside(netns, ops));
@@ -146,15 +170,16 @@ impl Plugin for Vrf {
     }
 
     fn check(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<(), Error> {
+        let config = self.config()?;
         call.previous()?;
         let link = container_link(call, view)?;
-        let there = self.there(view.inside(call.netns()?)?)?;
-        let (vrf, table) = there.ok_or_else(|| Error::internal(format!("VRF {} not found", self.name)))?;
+        let there = config.there(view.inside(call.netns()?)?)?;
+        let (vrf, table) = there.ok_or_else(|| Error::internal(format!("VRF {} not found", config.name)))?;
         if link.master != Some(vrf.index) {
-            return Err(Error::internal(format!("Failed to find {} associated to vrf {}", link.name, self.name)));
+            return Err(Error::internal(format!("Failed to find {} associated to vrf {}", link.name, config.name)));
         }
-        match self.table.filter(|wanted| *wanted != table) {
-            Some(wanted) => Err(Error::internal(format!("VRF {} has the table {table}, not {wanted}", self.name))),
+        match config.table.filter(|wanted| *wanted != table) {
+            Some(wanted) => Err(Error::internal(format!("VRF {} has the table {table}, not {wanted}", config.name))),
             None => Ok(()),
         }
     }

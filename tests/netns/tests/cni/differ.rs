@@ -61,6 +61,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ),
     ("* host link pair?/ifalias: no reference, ours *", "says whose the host's end is, for GC and for who looks"),
     ("* host link ifb?/ifalias: no reference, ours *", "the same of the device that shapes the other way"),
+    (
+        "* link eth0/ifalias: no reference, ours *",
+        "says whose the interface is, so that DEL of another network leaves it",
+    ),
     ("after DEL: host link far0/ifalias: reference \"far0\", no ours", "the reference leaves its note on the device"),
     (
         "* c1 sysctl ipv4/conf/eth0/arp_notify: reference \"0\", ours \"1\"",
