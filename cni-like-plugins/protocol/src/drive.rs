@@ -114,8 +114,7 @@ impl<'a> Pair<'a> {
         let mut faults = Vec::new();
         let delegate = self.ipam.filter(|_| self.plugin.delegation() != Delegation::Never);
         for plugin in [Some(self.plugin), delegate].into_iter().flatten() {
-            let planned = plugin.gc(call, valid, &mut View::new(surfaces));
-            faults.extend(planned.and_then(|plan| run(&plan, surfaces)).err());
+            faults.extend(unmake(surfaces, |view| plugin.gc(call, valid, view)).err());
         }
         all(faults)
     }
@@ -140,6 +139,8 @@ fn no_address() -> Error {
 
 /// How often a plan is made again because somebody was faster: two calls that make the same bridge, or the table.
 const TRIES: u32 = 4;
+/// The same where nf_tables only were changed in between, by anybody: one of those that met gets on each time.
+const LOOKS: u32 = 64;
 
 fn add_one(plugin: &dyn Plugin, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<CniResult, Error> {
     make(surfaces, |view| plugin.add(call, view))
@@ -148,7 +149,7 @@ fn add_one(plugin: &dyn Plugin, call: &Call<'_>, surfaces: &mut dyn Surfaces) ->
 /// Plans and applies; again where what the plan was made for is no longer so, which the next plan takes into account, or
 /// refuses in its own words.
 fn make(surfaces: &mut dyn Surfaces, plan: impl Fn(&mut View<'_>) -> Result<Work, Error>) -> Result<CniResult, Error> {
-    let mut tries = 1;
+    let mut tries = Tries::default();
     loop {
         let (plan, result) = match plan(&mut View::new(surfaces))? {
             Work::Done(result) => return Ok(result),
@@ -156,19 +157,44 @@ fn make(surfaces: &mut dyn Surfaces, plan: impl Fn(&mut View<'_>) -> Result<Work
         };
         match apply(&plan, surfaces) {
             Ok(()) => return Ok(result),
-            Err(failure) if failure.overtaken() && failure.left.is_empty() && tries < TRIES => tries += 1,
+            Err(failure) if tries.again(&failure) => {}
             Err(failure) => return Err(error_of(failure)),
         }
     }
 }
 
 fn del_one(plugin: &dyn Plugin, call: &Call<'_>, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
-    let plan = plugin.del(call, &mut View::new(surfaces))?;
-    run(&plan, surfaces)
+    unmake(surfaces, |view| plugin.del(call, view))
 }
 
-fn run(plan: &Plan, surfaces: &mut dyn Surfaces) -> Result<(), Error> {
-    apply(plan, surfaces).map_err(error_of)
+/// The same as [`make`] for what takes away.
+fn unmake(surfaces: &mut dyn Surfaces, plan: impl Fn(&mut View<'_>) -> Result<Plan, Error>) -> Result<(), Error> {
+    let mut tries = Tries::default();
+    loop {
+        let plan = plan(&mut View::new(surfaces))?;
+        match apply(&plan, surfaces) {
+            Err(failure) if tries.again(&failure) => {}
+            done => return done.map_err(error_of),
+        }
+    }
+}
+
+/// Plans of one call so far that were overtaken.
+#[derive(Default)]
+struct Tries {
+    overtaken: u32,
+    outdated: u32,
+}
+
+impl Tries {
+    fn again(&mut self, failure: &Failure) -> bool {
+        let (count, most) = match failure.outdated() {
+            true => (&mut self.outdated, LOOKS),
+            false => (&mut self.overtaken, TRIES),
+        };
+        *count += 1;
+        failure.overtaken() && failure.left.is_empty() && *count < most
+    }
 }
 
 fn error_of(failure: Failure) -> Error {

@@ -51,7 +51,13 @@ pub struct Failure {
 impl Failure {
     /// Whether something came or went between the making of the plan and its application.
     pub fn overtaken(&self) -> bool {
-        matches!(self.cause.errno, libc::EEXIST | libc::ENOENT | libc::EBUSY)
+        matches!(self.cause.errno, libc::EEXIST | libc::ENOENT | libc::EBUSY) || self.outdated()
+    }
+
+    /// Whether nf_tables changed after the plan had looked at them: whoever makes the plan again makes headway, because
+    /// somebody else just did.
+    pub fn outdated(&self) -> bool {
+        self.cause.errno == ERESTART
     }
 }
 
@@ -116,11 +122,7 @@ fn run(action: &Action, surfaces: &mut dyn Surfaces) -> Result<(), (KernelError,
         Action::Tables(changes) if changes.is_empty() => Ok(()),
         Action::Tables(changes) => surfaces.tables().and_then(|tables| tables.commit(changes, None)).map_err(whole),
         Action::TablesUnlessChanged(changes, generation) => {
-            let done = surfaces.tables().and_then(|tables| tables.commit(changes, Some(*generation)));
-            match done {
-                Err(e) if e.errno == ERESTART => Ok(()),
-                other => other.map_err(whole),
-            }
+            surfaces.tables().and_then(|tables| tables.commit(changes, Some(*generation))).map_err(whole)
         }
         Action::RemoveUnused(table, sets) => {
             surfaces.tables().and_then(|tables| remove_unused(tables, table, sets)).map_err(whole)

@@ -47,8 +47,8 @@ pub enum Action {
     },
     /// One nf_tables transaction on tables other than netd's own.
     Tables(Changes),
-    /// The same, left out when anything in nf_tables has changed since this generation: what was looked at may no
-    /// longer hold.
+    /// The same, refused (errno 85, ERESTART) when anything in nf_tables has changed since this generation: what was
+    /// looked at may no longer hold, and the plan has to be made again.
     TablesUnlessChanged(Changes, u32),
     /// Removes a table if none of these sets has an element.
     RemoveUnused(Table, Vec<Set>),

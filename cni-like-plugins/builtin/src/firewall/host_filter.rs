@@ -53,7 +53,13 @@ impl HostFilter {
         Ok(self.rules(tables, CHAIN)?.iter().filter(|r| r.comment.as_deref() == Some(owner)).count())
     }
 
-    /// Adds what lets packets of these addresses pass.
+    /// Whether packets are led to the chain.
+    pub(super) fn leads(&self, tables: &mut NfTables) -> Result<bool, KernelError> {
+        Ok(self.rules(tables, FORWARD)?.iter().any(|r| r.comment.as_deref() == Some(JUMP)))
+    }
+
+    /// Adds what lets packets of these addresses pass. To be committed against the generation before
+    /// [`HostFilter::dropping`]: whether somebody leads to the chain already is looked at here.
     pub(super) fn admit(
         &self,
         tables: &mut NfTables,
@@ -65,15 +71,16 @@ impl HostFilter {
         let jump = |from: &str, to: &str| {
             Rule::new(from, [Expr::Counter, Expr::Verdict(Verdict::Jump(to.into()))]).comment(JUMP)
         };
-        let leads = self.rules(tables, FORWARD)?.iter().any(|r| r.comment.as_deref() == Some(JUMP));
+        let there = self.rules(tables, CHAIN)?;
         changes.ensure_chain(&self.table, Chain::plain(CHAIN));
-        if !leads {
+        if !self.leads(tables)? {
             changes.add_rule(&self.table, jump(FORWARD, CHAIN), Place::First);
-            if self.has(admin) {
+            // Whoever emptied FORWARD has left the one in the chain.
+            if self.has(admin) && !there.iter().any(|r| r.comment.as_deref() == Some(JUMP)) {
                 changes.add_rule(&self.table, jump(CHAIN, admin), Place::First);
             }
         }
-        for stale in self.rules(tables, CHAIN)?.into_iter().filter(|r| r.comment.as_deref() == Some(owner)) {
+        for stale in there.into_iter().filter(|r| r.comment.as_deref() == Some(owner)) {
             changes.destroy_rule(&self.table, CHAIN, stale.handle);
         }
         for address in addresses {
@@ -91,35 +98,27 @@ impl HostFilter {
 /// Plans the removal of the rules with such comments, and of each chain with the last of them.
 pub(super) fn forget(tables: &mut NfTables, whose: &dyn Fn(&str) -> bool, plan: &mut Plan) -> Result<(), KernelError> {
     let generation = tables.generation()?;
-    // All that goes if nobody comes in between, and what goes anyway.
-    let (mut all, mut mine) = (Changes::new(), Changes::new());
-    let mut last = false;
+    let mut changes = Changes::new();
     for table in Ipv::BOTH.map(table) {
         if !tables.chains(&table)?.iter().any(|c| c.name == CHAIN) {
             continue;
         }
         let is = |r: &RuleInfo, test: &dyn Fn(&str) -> bool| r.comment.as_deref().is_some_and(test);
         let rules = tables.rules(&table, CHAIN)?;
-        let others = rules.iter().any(|r| !is(r, &|c| c == JUMP || whose(c)));
         for rule in rules.iter().filter(|r| is(r, whose)) {
-            mine.destroy_rule(&table, CHAIN, rule.handle);
-            all.destroy_rule(&table, CHAIN, rule.handle);
+            changes.destroy_rule(&table, CHAIN, rule.handle);
         }
-        if others {
+        if rules.iter().any(|r| !is(r, &|c| c == JUMP || whose(c))) {
             continue;
         }
-        last = true;
         for rule in tables.rules(&table, FORWARD)?.into_iter().filter(|r| is(r, &|c| c == JUMP)) {
-            all.destroy_rule(&table, FORWARD, rule.handle);
+            changes.destroy_rule(&table, FORWARD, rule.handle);
         }
-        all.destroy_chain(&table, CHAIN);
+        changes.destroy_chain(&table, CHAIN);
     }
-    if last {
-        // Whoever came in between may have put a rule there: then the chain stays.
-        plan.step("cni.firewall.chain", Action::TablesUnlessChanged(all, generation));
-    }
-    if !mine.is_empty() {
-        plan.step("cni.firewall.rules", Action::Tables(mine));
+    if !changes.is_empty() {
+        // Whoever comes in between may put a rule there, or take the last other one away.
+        plan.step("cni.firewall.chain", Action::TablesUnlessChanged(changes, generation));
     }
     Ok(())
 }

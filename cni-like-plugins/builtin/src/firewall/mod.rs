@@ -97,6 +97,7 @@ impl Plugin for Firewall {
         let mut plan = Plan::default();
         let addresses = addresses(call);
         let tables = view.tables()?;
+        let generation = tables.generation()?;
         let mut filters = Vec::new();
         for v in Ipv::BOTH {
             let of_family: Vec<IpNetwork> = addresses.iter().filter(|a| Ipv::of(a.ip()) == v).copied().collect();
@@ -123,7 +124,11 @@ impl Plugin for Firewall {
             filter.admit(tables, of_family, &owner, &self.admin, &mut changes)?;
         }
         // One transaction: what is let in and what fences it off come together.
-        plan.step("cni.firewall", Action::Tables(changes));
+        let action = match filters.is_empty() {
+            true => Action::Tables(changes),
+            false => Action::TablesUnlessChanged(changes, generation),
+        };
+        plan.step("cni.firewall", action);
         Ok(Work::Planned(plan, previous))
     }
 
@@ -171,15 +176,13 @@ impl Plugin for Firewall {
         }
         for v in Ipv::BOTH {
             let count = addresses.iter().filter(|a| Ipv::of(a.ip()) == v).count();
-            if let Some(filter) = HostFilter::dropping(tables, v)?
-                && filter.rules_of(tables, &owner)? < 2 * count
-            {
-                return Err(Error::internal(format!(
-                    "firewall: rules of {} are gone from RNET-CNI",
-                    call.env.container
-                ))
-                .details("the host's own filter throws forwarded packets away"));
-            }
+            let Some(filter) = HostFilter::dropping(tables, v)?.filter(|_| count > 0) else { continue };
+            let gone = match (filter.rules_of(tables, &owner)? < 2 * count, filter.leads(tables)?) {
+                (true, _) => format!("firewall: rules of {} are gone from RNET-CNI", call.env.container),
+                (false, false) => "firewall: nothing leads from FORWARD to RNET-CNI".to_owned(),
+                (false, true) => continue,
+            };
+            return Err(Error::internal(gone).details("the host's own filter throws forwarded packets away"));
         }
         Ok(())
     }

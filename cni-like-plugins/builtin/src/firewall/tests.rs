@@ -235,3 +235,44 @@ fn a_configuration_that_is_none_keeps_nothing() {
     bench.del(&with(conf, json!({"ingressPolicy": "x"}))).unwrap();
     assert_eq!(bench.on_host("nft", &["list", "tables"]), "");
 }
+
+#[test]
+fn sixteen_at_once_are_led_to_once_and_leave_nothing() {
+    let Some(bench) = dropping() else { return };
+    let before = ruleset(&bench);
+    let host = bench.host.clone().unwrap();
+    let all = |undo: bool| {
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let (host, inside) = (host.clone(), bench.inside.clone());
+                scope.spawn(move || {
+                    let surfaces = Kernel::new(host.clone());
+                    let mut one = Bench { surfaces, host: Some(host), inside, container: format!("c{n}") };
+                    let conf = conf(&one, &[&format!("10.1.0.{}/24", 10 + n)], json!({}));
+                    if undo { one.del(&conf).unwrap() } else { drop(one.add(&conf).unwrap()) }
+                });
+            }
+        });
+    };
+    all(false);
+    let listed = bench.on_host("nft", &["list", "chain", "ip", "filter", "FORWARD"]);
+    assert_eq!(listed.matches("jump RNET-CNI").count(), 1, "{listed}");
+    let listed = bench.on_host("nft", &["list", "chain", "ip", "filter", "RNET-CNI"]);
+    assert_eq!(listed.matches("accept").count(), 32, "{listed}");
+    all(true);
+    assert_eq!(ruleset(&bench), before);
+}
+
+#[test]
+fn a_flushed_forward_chain_is_noticed_and_put_right() {
+    let Some(mut bench) = dropping() else { return };
+    bench.on_host("nft", &["add", "chain", "ip", "filter", "CNI-ADMIN"]);
+    let conf = conf(&bench, &["10.1.0.2/24"], json!({}));
+    bench.add(&conf).unwrap();
+    bench.on_host("nft", &["flush", "chain", "ip", "filter", "FORWARD"]);
+    assert!(bench.check(&conf).unwrap_err().msg.contains("nothing leads from FORWARD"));
+    bench.add(&conf).unwrap();
+    bench.check(&conf).unwrap();
+    let listed = ruleset(&bench);
+    assert_eq!(listed.matches("jump CNI-ADMIN").count(), 1, "{listed}");
+}
