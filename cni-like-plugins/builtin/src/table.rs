@@ -4,14 +4,18 @@
 //! The table is put there by the first plugin that needs it, in one transaction that may be repeated, and removed with
 //! its last element. Each element's comment says whose it is.
 
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use rnet_kernel::KernelError;
 use rnet_kernel::rules::{
-    Address, Chain, ChainKind, Changes, Ct, DataType, Element, Expr, Family, Field, Hook, Ip, KeyType, Meta, NatFlags,
-    NatKind, NatTo, NfTables, Place, Ports, Rule, Selector, Set, Table, Test, Verdict,
+    Address, Chain, ChainInfo, ChainKind, Changes, Ct, DataType, Element, Expr, Family, Field, Hook, Ip, KeyType, Meta,
+    NatFlags, NatKind, NatTo, NfTables, Place, Ports, Rule, Selector, Set, Table, Test, Verdict,
 };
 use rnet_model::Subnet;
 use rnet_plan::{Action, Plan};
@@ -21,9 +25,10 @@ use sha2::{Digest, Sha256};
 use crate::common::subnet;
 
 /// Told apart by its last number: a table of another version is put right by the first plugin of this one.
-const VERSION: &str = "version_1";
+const VERSION: &str = "version_2";
 /// Bytes a comment of nf_tables may have.
 const COMMENT: usize = 127;
+const ENOENT: i32 = 2;
 
 /// The table.
 pub(crate) fn table() -> Table {
@@ -138,9 +143,14 @@ impl Ipv {
     }
 }
 
+/// Devices of the host that take packets for 127.0.0.0/8, with the addresses behind them for whose ports they do.
+pub(crate) fn localnet() -> Set {
+    Set::new("localnet", &[KeyType::Ifname, KeyType::Ipv4Addr])
+}
+
 /// Every set.
 pub(crate) fn sets() -> Vec<Set> {
-    Ipv::BOTH.into_iter().flat_map(Ipv::sets).collect()
+    Ipv::BOTH.into_iter().flat_map(Ipv::sets).chain([localnet()]).collect()
 }
 
 /// Whose an element is: the network, the attachment, and words for whoever lists the table.
@@ -170,7 +180,46 @@ pub(crate) fn is_stale(comment: &str, network: &str, valid: &[AttachmentId]) -> 
         .is_some_and(|rest| !valid.iter().any(|v| rest.starts_with(&attachment_key(v))))
 }
 
-/// What has to stand before changes of elements: nothing when the table is there.
+/// The chains of the rules.
+fn chains() -> [Chain; 5] {
+    [
+        // Before anything is translated: what an answer is translated back to comes later.
+        Chain::base("guard", ChainKind::Filter, Hook::Prerouting, -300),
+        Chain::base("forward", ChainKind::Filter, Hook::Forward, 1),
+        Chain::base("prerouting", ChainKind::Nat, Hook::Prerouting, -100),
+        Chain::base("output", ChainKind::Nat, Hook::Output, -100),
+        Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, 100),
+    ]
+}
+
+fn is_version(chain: &ChainInfo) -> bool {
+    chain.name.starts_with("version_")
+}
+
+/// Whether these are the chains of this version, each with as many rules as it has to have.
+fn is_whole(there: &[ChainInfo]) -> bool {
+    let rules = rules();
+    let full = |chain: &Chain| {
+        let count = rules.iter().filter(|r| r.chain == chain.name).count();
+        there.iter().any(|c| c.name == chain.name && usize::try_from(c.uses).is_ok_and(|uses| uses == count))
+    };
+    let mut versions = there.iter().filter(|c| is_version(c));
+    versions.next().is_some_and(|c| c.name == VERSION) && versions.next().is_none() && chains().iter().all(full)
+}
+
+/// The rules are still there.
+///
+/// # Errors
+/// When somebody has taken some away.
+pub(crate) fn check(tables: &mut NfTables) -> Result<(), Error> {
+    let table = table();
+    if is_whole(&tables.chains(&table)?) {
+        return Ok(());
+    }
+    Err(Error::internal(format!("rules of table {table} are gone")).details("the next ADD puts them there again"))
+}
+
+/// What has to stand before changes of elements: nothing when the table is there as it has to be.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -178,26 +227,22 @@ pub(crate) fn base(tables: &mut NfTables) -> Result<Changes, KernelError> {
     let table = table();
     let there = tables.chains(&table)?;
     let mut changes = Changes::new();
-    if there.iter().any(|chain| chain.name == VERSION) {
+    if is_whole(&there) {
         return Ok(changes);
     }
     changes.ensure_table(&table);
     for set in sets() {
         changes.ensure_set(&table, set);
     }
-    for chain in [
-        // Before anything is translated: what an answer is translated back to comes later.
-        Chain::base("guard", ChainKind::Filter, Hook::Prerouting, -300),
-        Chain::base("forward", ChainKind::Filter, Hook::Forward, 1),
-        Chain::base("prerouting", ChainKind::Nat, Hook::Prerouting, -100),
-        Chain::base("output", ChainKind::Nat, Hook::Output, -100),
-        Chain::base("postrouting", ChainKind::Nat, Hook::Postrouting, 100),
-    ] {
+    for chain in chains() {
         // Flushed and filled in one transaction: whoever comes second makes the same again.
         changes.ensure_chain(&table, chain.clone()).flush_chain(&table, &chain.name);
     }
     for rule in rules() {
         changes.add_rule(&table, rule, Place::Last);
+    }
+    for other in there.iter().filter(|c| is_version(c) && c.name != VERSION) {
+        changes.destroy_chain(&table, &other.name);
     }
     changes.ensure_chain(&table, Chain::plain(VERSION));
     Ok(changes)
@@ -269,7 +314,8 @@ fn translation(chain: &str, v: Ipv) -> Vec<Rule> {
     let port = || vec![Selector::Meta(Meta::L4proto), Selector::Dport];
     let at: Vec<Selector> = std::iter::once(v.header(Ip::Daddr)).chain(port()).collect();
     vec![
-        Rule::new(chain, vec![map(at, v.ports_at())]).comment("a port of one address"),
+        // An address that is not this host's is none of its business, whoever asks for it.
+        Rule::new(chain, vec![Expr::to_local(), map(at, v.ports_at())]).comment("a port of one address"),
         Rule::new(chain, vec![Expr::to_local(), map(port(), v.ports())]).comment("a port of every address of the host"),
     ]
 }
@@ -321,20 +367,71 @@ pub(crate) fn hide(
     owner: &str,
 ) -> Result<Changes, KernelError> {
     let mut changes = base(tables)?;
+    let ips: Vec<IpNetwork> = ips.collect();
+    keep_own(tables, &mut changes, &ips)?;
     for net in ips {
         let v = Ipv::of(net.ip());
-        keep_own(&mut changes, &net);
         put(tables, &mut changes, &v.masquerade(), Element::key([Field::from(net.ip())]).comment(owner))?;
     }
     Ok(changes)
 }
 
-/// Adds the subnet of an address to what does not leave its network.
-pub(crate) fn keep_own(changes: &mut Changes, net: &IpNetwork) {
-    let subnet = subnet(net);
-    let (first, last) = (Field::from(subnet.network()), Field::from(subnet.last()));
-    let element = Element { upto: Some(vec![last.clone(), last]), ..Element::key([first.clone(), first]) };
-    changes.ensure_elements(&table(), &Ipv::of(net.ip()).own(), vec![element]);
+/// First and last address of a subnet.
+type Span = (IpAddr, IpAddr);
+
+/// Adds the subnets of addresses to what does not leave its network. The kernel refuses intervals that overlap, so of
+/// subnets within each other only the widest is there, until the table goes: what stays in it stays unmasqueraded.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn keep_own(tables: &mut NfTables, changes: &mut Changes, nets: &[IpNetwork]) -> Result<(), KernelError> {
+    let within = |a: &Span, b: &Span| b.0 <= a.0 && a.1 <= b.1;
+    for v in Ipv::BOTH {
+        let subnets = nets.iter().filter(|net| Ipv::of(net.ip()) == v).map(subnet);
+        let wanted: BTreeSet<Span> = subnets.map(|s| (s.network(), s.last())).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let there: Vec<Span> = elements(tables, &v.own())?.iter().filter_map(span).collect();
+        let widest = |one: &Span| {
+            let around = wanted.iter().chain(&there).filter(|other| within(one, other));
+            around.min_by_key(|(first, last)| (*first, Reverse(*last))).copied()
+        };
+        let put: BTreeSet<Span> = wanted.iter().filter_map(widest).collect();
+        let narrow = |one: &&Span| put.iter().any(|p| p != *one && within(one, p));
+        let gone: Vec<Element> = there.iter().filter(narrow).map(pair).collect();
+        if !gone.is_empty() {
+            changes.destroy_elements(&table(), &v.own(), gone);
+        }
+        // One that is there already may go with the table before this is committed.
+        changes.ensure_elements(&table(), &v.own(), put.iter().map(pair).collect());
+    }
+    Ok(())
+}
+
+fn pair((first, last): &Span) -> Element {
+    let (first, last) = (Field::from(*first), Field::from(*last));
+    Element { upto: Some(vec![last.clone(), last]), ..Element::key([first.clone(), first]) }
+}
+
+fn span(element: &Element) -> Option<Span> {
+    let ip = |fields: &[Field]| match fields.first()? {
+        Field::Ipv4(ip) => Some(IpAddr::from(*ip)),
+        Field::Ipv6(ip) => Some(IpAddr::from(*ip)),
+        _ => None,
+    };
+    Some((ip(&element.key)?, ip(element.upto.as_ref().unwrap_or(&element.key))?))
+}
+
+/// The elements of a set of the table; none where it is not there.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn elements(tables: &mut NfTables, set: &Set) -> Result<Vec<Element>, KernelError> {
+    match tables.elements(&table(), set) {
+        Err(e) if e.errno == ENOENT => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 /// Adds an element, in the place of one that somebody else left under the same key.
@@ -345,41 +442,57 @@ pub(crate) fn put(
     element: Element,
 ) -> Result<(), KernelError> {
     let table = table();
-    let there = if changes_make_table(changes) { None } else { tables.get_element(&table, set, &element.key)? };
-    if there.is_some_and(|there| there != element) {
+    if tables.get_element(&table, set, &element.key)?.is_some_and(|there| there != element) {
         changes.destroy_elements(&table, set, vec![element.clone()]);
     }
     changes.ensure_elements(&table, set, vec![element]);
     Ok(())
 }
 
-fn changes_make_table(changes: &Changes) -> bool {
-    matches!(changes.list().first(), Some(rnet_kernel::rules::Change::EnsureTable(_)))
-}
-
-/// Removes the elements of these keys that are `owner`'s.
+/// Removes the elements with these keys that are `owner`'s. Where one of them is not there, all of `owner`'s elements of
+/// `sets` are: what was added had other keys.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
 pub(crate) fn take(
     tables: &mut NfTables,
-    changes: &mut Changes,
-    set: &Set,
-    keys: impl Iterator<Item = Vec<Field>>,
+    keys: impl Iterator<Item = (Set, Vec<Field>)>,
+    sets: &[Set],
     owner: &str,
-) -> Result<(), KernelError> {
+) -> Result<Changes, KernelError> {
     let table = table();
-    if !tables.table_exists(&table)? {
-        return Ok(());
-    }
-    for key in keys {
-        if let Some(element) = tables.get_element(&table, set, &key)?
-            && element.comment.as_deref() == Some(owner)
-        {
-            changes.destroy_elements(&table, set, vec![element]);
+    let mut changes = Changes::new();
+    let mut keys = keys.peekable();
+    let mut known = keys.peek().is_some();
+    for (set, key) in keys {
+        match tables.get_element(&table, &set, &key)? {
+            Some(element) if element.comment.as_deref() == Some(owner) => {
+                changes.destroy_elements(&table, &set, vec![element]);
+            }
+            _ => known = false,
         }
     }
-    Ok(())
+    if known { Ok(changes) } else { take_all(tables, sets, &|comment| comment == owner) }
+}
+
+/// Removes every element with such a comment from these sets.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn take_all(
+    tables: &mut NfTables,
+    sets: &[Set],
+    whose: &dyn Fn(&str) -> bool,
+) -> Result<Changes, KernelError> {
+    let mut changes = Changes::new();
+    for set in sets {
+        let is = |e: &Element| e.comment.as_deref().is_some_and(whose);
+        let all: Vec<Element> = elements(tables, set)?.into_iter().filter(is).collect();
+        if !all.is_empty() {
+            changes.destroy_elements(&table(), set, all);
+        }
+    }
+    Ok(changes)
 }
 
 /// The sets of [`hide`].
@@ -391,10 +504,23 @@ pub(crate) fn hiding_sets() -> Vec<Set> {
 pub(crate) fn remove(changes: Changes, plan: &mut Plan) {
     if !changes.is_empty() {
         plan.step("cni.table", Action::Tables(changes));
-        // The subnets of networks stay until nothing else is there: they only ever spare traffic.
-        let used = Ipv::BOTH.into_iter().flat_map(|v| v.sets().into_iter().filter(move |s| s.name != v.own().name));
-        plan.step("cni.table", Action::RemoveUnused(table(), used.collect()));
+        remove_unused(plan);
     }
+}
+
+/// The same if nobody has changed anything since this generation.
+pub(crate) fn remove_unless_changed(changes: Changes, generation: u32, plan: &mut Plan) {
+    if !changes.is_empty() {
+        plan.step("cni.table", Action::TablesUnlessChanged(changes, generation));
+        remove_unused(plan);
+    }
+}
+
+fn remove_unused(plan: &mut Plan) {
+    // The subnets of networks stay until nothing else is there: they only ever spare traffic.
+    let own = Ipv::BOTH.map(|v| v.own().name);
+    let used = sets().into_iter().filter(|s| !own.contains(&s.name));
+    plan.step("cni.table", Action::RemoveUnused(table(), used.collect()));
 }
 
 /// Plans the removal of what [`hide`] added.
@@ -402,23 +528,10 @@ pub(crate) fn remove(changes: Changes, plan: &mut Plan) {
 /// # Errors
 /// When the kernel cannot be asked.
 pub(crate) fn show(tables: &mut NfTables, ips: &[IpAddr], owner: &str, plan: &mut Plan) -> Result<(), KernelError> {
-    let mut changes = Changes::new();
     // The previous result and the container itself may both name an address, and it can be removed once only.
     let ips: BTreeSet<IpAddr> = ips.iter().copied().collect();
-    for v in Ipv::BOTH {
-        let keys = ips.iter().filter(|ip| Ipv::of(**ip) == v).map(|ip| vec![Field::from(*ip)]);
-        take(tables, &mut changes, &v.masquerade(), keys, owner)?;
-    }
-    if ips.is_empty() && tables.table_exists(&table())? {
-        // Nobody knows the addresses any more.
-        for set in hiding_sets() {
-            let mine = |e: &Element| e.comment.as_deref() == Some(owner);
-            let elements: Vec<Element> = tables.elements(&table(), &set)?.into_iter().filter(mine).collect();
-            if !elements.is_empty() {
-                changes.destroy_elements(&table(), &set, elements);
-            }
-        }
-    }
+    let keys = ips.into_iter().map(|ip| (Ipv::of(ip).masquerade(), vec![Field::from(ip)]));
+    let changes = take(tables, keys, &hiding_sets(), owner)?;
     remove(changes, plan);
     Ok(())
 }
@@ -438,7 +551,7 @@ pub(crate) fn check_hidden(tables: &mut NfTables, ips: &[IpConfig], owner: &str)
             return Err(Error::internal(format!("masquerading of {address} is gone")));
         }
     }
-    Ok(())
+    if ips.is_empty() { Ok(()) } else { check(tables) }
 }
 
 /// Plans the removal of every element of a network that belongs to none of the valid attachments, from these sets.
@@ -452,18 +565,7 @@ pub(crate) fn sweep(
     valid: &[AttachmentId],
     plan: &mut Plan,
 ) -> Result<(), KernelError> {
-    let table = table();
-    let mut changes = Changes::new();
-    if !tables.table_exists(&table)? {
-        return Ok(());
-    }
-    for set in sets {
-        let stale = |e: &Element| e.comment.as_deref().is_some_and(|c| is_stale(c, network, valid));
-        let elements: Vec<Element> = tables.elements(&table, set)?.into_iter().filter(stale).collect();
-        if !elements.is_empty() {
-            changes.destroy_elements(&table, set, elements);
-        }
-    }
+    let changes = take_all(tables, sets, &|comment| is_stale(comment, network, valid))?;
     remove(changes, plan);
     Ok(())
 }

@@ -51,7 +51,7 @@ pub struct Failure {
 impl Failure {
     /// Whether something came or went between the making of the plan and its application.
     pub fn overtaken(&self) -> bool {
-        matches!(self.cause.errno, libc::EEXIST | libc::ENOENT | libc::EBUSY) || self.outdated()
+        matches!(self.cause.errno, libc::EEXIST | libc::ENOENT | libc::EBUSY | libc::ENODEV) || self.outdated()
     }
 
     /// Whether nf_tables changed after the plan had looked at them: whoever makes the plan again makes headway, because

@@ -5,7 +5,7 @@ mod host_filter;
 mod tests;
 
 use ipnetwork::IpNetwork;
-use rnet_kernel::rules::{Changes, Element, Field, Set};
+use rnet_kernel::rules::{Element, Field, Set};
 use rnet_plan::{Action, Plan};
 use rnet_plugin_protocol::{AttachmentId, Call, Error, Plugin, Request, Version, View, Work};
 use serde::Deserialize;
@@ -109,8 +109,8 @@ impl Plugin for Firewall {
             return Ok(Work::Planned(plan, previous));
         }
         let mut changes = table::base(tables)?;
+        table::keep_own(tables, &mut changes, &addresses)?;
         for address in &addresses {
-            table::keep_own(&mut changes, address);
             for set in self.sets_of(address) {
                 let element = Element::key([Field::from(address.ip())]).comment(&owner);
                 table::put(tables, &mut changes, &set, element)?;
@@ -140,21 +140,7 @@ impl Plugin for Firewall {
         if !tables.table_exists(&table::table())? {
             return Ok(plan);
         }
-        let mut changes = Changes::new();
-        let addresses = addresses(call);
-        for set in sets() {
-            if addresses.is_empty() {
-                let mine = |e: &Element| e.comment.as_deref() == Some(owner.as_str());
-                let all: Vec<Element> = tables.elements(&table::table(), &set)?.into_iter().filter(mine).collect();
-                if !all.is_empty() {
-                    changes.destroy_elements(&table::table(), &set, all);
-                }
-                continue;
-            }
-            let of_set = |a: &&IpNetwork| Ipv::BOTH.into_iter().any(|v| Ipv::of(a.ip()) == v && v.has(&set));
-            let keys = addresses.iter().filter(of_set).map(|a| vec![Field::from(a.ip())]);
-            table::take(tables, &mut changes, &set, keys, &owner)?;
-        }
+        let changes = table::take_all(tables, &sets(), &|comment| comment == owner)?;
         table::remove(changes, &mut plan);
         Ok(plan)
     }

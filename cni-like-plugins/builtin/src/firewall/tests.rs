@@ -248,7 +248,7 @@ fn sixteen_at_once_are_led_to_once_and_leave_nothing() {
                 scope.spawn(move || {
                     let surfaces = Kernel::new(host.clone());
                     let mut one =
-                        Bench { surfaces, host: Some(host), inside, container: format!("c{n}"), ifname: "eth0".into() };
+                        Bench { surfaces, host: Some(host), inside, container: format!("c{n}"), ifname: "eth0" };
                     let conf = conf(&one, &[&format!("10.1.0.{}/24", 10 + n)], json!({}));
                     if undo { one.del(&conf).unwrap() } else { drop(one.add(&conf).unwrap()) }
                 });

@@ -81,6 +81,12 @@ impl Mapping {
         })
     }
 
+    /// The host's side, for messages: `10.1.0.1 8080/tcp`.
+    pub(super) fn host(&self) -> String {
+        let at = self.host_ip.map(|ip| format!("{ip} ")).unwrap_or_default();
+        format!("{at}{}/{}", self.host_port, self.protocol_word())
+    }
+
     pub(super) fn protocol_word(&self) -> &'static str {
         match self.protocol {
             6 => "tcp",

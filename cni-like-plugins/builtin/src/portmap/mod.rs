@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod config;
+mod localnet;
 #[cfg(test)]
 mod tests;
 
@@ -8,14 +9,13 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use rnet_kernel::rules::{Changes, Data, Element, Field, NfTables, Set};
-use rnet_kernel::{Devconf4, FlowFilter, LinkKind, LinkOp};
+use rnet_kernel::{FlowFilter, KernelError, LinkKind};
 use rnet_model::IfName;
 use rnet_plan::{Action, Plan};
 use rnet_plugin_protocol::{AttachmentId, Call, CniResult, Error, Plugin, Request, View, Work};
 
 use self::config::{Config, Mapping, Snat};
 use crate::chained::own_addresses;
-use crate::common::host;
 use crate::table::{self, Ipv};
 
 /// The plugin.
@@ -40,7 +40,20 @@ impl Portmap {
 
     /// The published ports: whom a second claim hurts.
     fn ports<'a>(&'a self, targets: &'a [IpNetwork], owner: &str) -> Vec<(Entry, &'a Mapping)> {
-        self.each(targets).map(|(mapping, target)| (port(mapping, target, owner), mapping)).collect()
+        let mut all: Vec<(Entry, &Mapping)> = Vec::new();
+        for (mapping, target) in self.each(targets) {
+            let entry = port(mapping, target, owner);
+            if !all.iter().any(|(known, _)| *known == entry) {
+                all.push((entry, mapping));
+            }
+        }
+        all
+    }
+
+    /// Everything an ADD adds.
+    fn entries(&self, targets: &[IpNetwork], owner: &str) -> Vec<Entry> {
+        let ports = self.ports(targets, owner).into_iter().map(|(entry, _)| entry);
+        ports.chain(self.callers(targets, owner)).collect()
     }
 
     /// Container ports whose callers are translated.
@@ -72,16 +85,6 @@ impl Portmap {
             let of_family = move |t: &IpNetwork| mapping.host_ip.is_none_or(|ip| ip.is_ipv4() == t.is_ipv4());
             targets.iter().copied().filter(of_family).map(move |t| (mapping, t))
         })
-    }
-
-    /// Takes the elements of an ADD back.
-    fn unpublish(&self, targets: &[IpNetwork], owner: &str) -> Changes {
-        let mut changes = Changes::new();
-        for (set, element) in self.ports(targets, owner).into_iter().map(|(e, _)| e).chain(self.callers(targets, owner))
-        {
-            changes.destroy_elements(&table::table(), &set, vec![element]);
-        }
-        changes
     }
 
     /// Mappings of protocols whose flows outlive a change of the translation: nothing in them says that one ends.
@@ -159,26 +162,65 @@ fn host_side(view: &mut View<'_>, result: &CniResult) -> Result<Option<IfName>, 
     Ok(pair)
 }
 
-/// Somebody else's claim of a port is refused, unless its address has become ours: then its owner is gone.
-fn free(tables: &mut NfTables, entry: &Entry, mapping: &Mapping, owner: &str) -> Result<(), Error> {
+/// One port cannot lead to two places.
+fn once(ports: &[(Entry, &Mapping)]) -> Result<(), Error> {
+    for (at, ((set, element), mapping)) in ports.iter().enumerate() {
+        if ports[..at].iter().any(|((s, e), _)| s == set && e.key == element.key) {
+            return Err(Error::config(format!("portMappings: host port {} is there twice", mapping.host())));
+        }
+    }
+    Ok(())
+}
+
+/// Somebody else's claim of a port is refused, unless its address has become ours: then its owner is gone. `at` are all
+/// published ports of single addresses, of this family.
+fn free(
+    tables: &mut NfTables,
+    changes: &mut Changes,
+    (entry, mapping): &(Entry, &Mapping),
+    at: &[Element],
+    owner: &str,
+) -> Result<(), Error> {
     let (set, element) = entry;
-    let Some(there) = tables.get_element(&table::table(), set, &element.key)? else { return Ok(()) };
-    let comment = there.comment.as_deref().unwrap_or_default();
     let address = |e: &Element| match &e.data {
         Some(Data::Value(fields)) => fields.first().cloned(),
         _ => None,
     };
-    if comment == owner || address(&there) == address(element) {
-        return Ok(());
+    for (of, there) in claims(tables, set, element, at)? {
+        let comment = there.comment.as_deref().unwrap_or_default();
+        if comment == owner {
+            continue;
+        }
+        if address(&there) == address(element) {
+            // One under the same key is replaced anyway.
+            if of != *set {
+                changes.destroy_elements(&table::table(), &of, vec![there]);
+            }
+            continue;
+        }
+        let container = comment.splitn(3, ' ').nth(2).unwrap_or("somebody else");
+        let taken = format!("host port {} is in use by container {container}", mapping.host());
+        return Err(Error::internal(taken).details("stop that container, or take another hostPort"));
     }
-    let container = comment.splitn(3, ' ').nth(2).unwrap_or("somebody else");
-    let at = mapping.host_ip.map(|ip| format!("{ip} ")).unwrap_or_default();
-    Err(Error::internal(format!(
-        "host port {at}{}/{} is in use by container {container}",
-        mapping.host_port,
-        mapping.protocol_word()
-    ))
-    .details("stop that container, or take another hostPort"))
+    Ok(())
+}
+
+/// Elements by which packets to the port go somewhere: a port of every address is one of each address too.
+fn claims(
+    tables: &mut NfTables,
+    set: &Set,
+    element: &Element,
+    at: &[Element],
+) -> Result<Vec<(Set, Element)>, KernelError> {
+    let same = tables.get_element(&table::table(), set, &element.key)?;
+    let mut claims: Vec<(Set, Element)> = same.into_iter().map(|e| (set.clone(), e)).collect();
+    let Some(v) = Ipv::BOTH.into_iter().find(|v| v.has(set)) else { return Ok(claims) };
+    if *set == v.ports() {
+        claims.extend(at.iter().filter(|e| e.key.ends_with(&element.key)).map(|e| (v.ports_at(), e.clone())));
+    } else if let Some(every) = tables.get_element(&table::table(), &v.ports(), &element.key[1..])? {
+        claims.push((v.ports(), every));
+    }
+    Ok(claims)
 }
 
 fn sets() -> Vec<Set> {
@@ -197,32 +239,36 @@ impl Plugin for Portmap {
         if self.config.mappings.is_empty() || targets.is_empty() {
             return Ok(Work::Planned(plan, previous.clone()));
         }
-        if self.on_loopback()
-            && targets.iter().any(IpNetwork::is_ipv4)
-            && let Some(dev) = host_side(view, previous)?
-        {
-            plan.step("cni.portmap.localnet", host(vec![LinkOp::Devconf4(dev, Devconf4::RouteLocalnet, 1)]));
-        }
         let owner = table::owner(&call.request.name, &call.id());
+        let ports = self.ports(&targets, &owner);
+        once(&ports)?;
+        let open = match targets.iter().find(|t| t.is_ipv4() && self.on_loopback()) {
+            Some(target) => host_side(view, previous)?.map(|dev| (dev, target.ip())),
+            None => None,
+        };
         let flows = self.flows_to_host(view)?;
         let tables = view.tables()?;
         let mut changes = table::base(tables)?;
-        let new = !changes.is_empty();
+        table::keep_own(tables, &mut changes, &targets)?;
         for target in &targets {
-            table::keep_own(&mut changes, target);
-        }
-        let ports = self.ports(&targets, &owner);
-        for (entry, mapping) in &ports {
-            if !new {
-                free(tables, entry, mapping, &owner)?;
+            let v = Ipv::of(target.ip());
+            let at = table::elements(tables, &v.ports_at())?;
+            for port in ports.iter().filter(|((set, _), _)| v.has(set)) {
+                free(tables, &mut changes, port, &at, &owner)?;
             }
         }
-        for (set, element) in ports.into_iter().map(|(entry, _)| entry).chain(self.callers(&targets, &owner)) {
+        let mut entries = self.entries(&targets, &owner);
+        entries.extend(open.iter().map(|(dev, target)| localnet::entry(dev, *target, &owner)));
+        let mut undo = Changes::new();
+        for (set, element) in entries {
+            undo.destroy_elements(&table::table(), &set, vec![element.clone()]);
             table::put(tables, &mut changes, &set, element)?;
         }
         // Whole: when it fails there is nothing to take back.
-        let undo = vec![Action::Tables(self.unpublish(&targets, &owner))];
-        plan.undoable("cni.portmap", Action::Tables(changes), undo);
+        plan.undoable("cni.portmap", Action::Tables(changes), vec![Action::Tables(undo)]);
+        if let Some((dev, _)) = open {
+            localnet::open(dev, &mut plan);
+        }
         if !flows.is_empty() {
             plan.step("cni.portmap.flows", Action::ForgetFlows(flows));
         }
@@ -232,6 +278,7 @@ impl Plugin for Portmap {
     fn del(&self, call: &Call<'_>, view: &mut View<'_>) -> Result<Plan, Error> {
         let mut plan = Plan::default();
         let tables = view.tables()?;
+        let generation = tables.generation()?;
         if !tables.table_exists(&table::table())? {
             return Ok(plan);
         }
@@ -240,23 +287,13 @@ impl Plugin for Portmap {
             Some(previous) => targets(previous, call.ifname()?),
             None => Vec::new(),
         };
-        let mut changes = Changes::new();
-        if targets.is_empty() || self.config.mappings.is_empty() {
-            // Nobody knows the keys any more.
-            for set in sets() {
-                let mine = |e: &Element| e.comment.as_deref() == Some(owner.as_str());
-                let all: Vec<Element> = tables.elements(&table::table(), &set)?.into_iter().filter(mine).collect();
-                if !all.is_empty() {
-                    changes.destroy_elements(&table::table(), &set, all);
-                }
-            }
+        let keys = self.entries(&targets, &owner).into_iter().map(|(set, element)| (set, element.key));
+        let mut changes = table::take(tables, keys, &sets(), &owner)?;
+        if localnet::close(view, &|comment| comment == owner, &mut changes, &mut plan)? {
+            table::remove_unless_changed(changes, generation, &mut plan);
         } else {
-            let ports = self.ports(&targets, &owner).into_iter().map(|(entry, _)| entry);
-            for (set, element) in ports.chain(self.callers(&targets, &owner)) {
-                table::take(tables, &mut changes, &set, std::iter::once(element.key), &owner)?;
-            }
+            table::remove(changes, &mut plan);
         }
-        table::remove(changes, &mut plan);
         let flows = self.flows_to_container(&targets);
         if !flows.is_empty() {
             plan.step("cni.portmap.flows", Action::ForgetFlows(flows));
@@ -268,8 +305,7 @@ impl Plugin for Portmap {
         let targets = targets(call.previous()?, call.ifname()?);
         let owner = table::owner(&call.request.name, &call.id());
         let tables = view.tables()?;
-        let ports = self.ports(&targets, &owner).into_iter().map(|(entry, _)| entry);
-        let wanted: Vec<Entry> = ports.chain(self.callers(&targets, &owner)).collect();
+        let wanted = self.entries(&targets, &owner);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -280,12 +316,20 @@ impl Plugin for Portmap {
                 return Err(Error::internal(format!("portmap: {:?} is not in {}", element.key, set.name)));
             }
         }
-        Ok(())
+        table::check(tables)
     }
 
     fn gc(&self, call: &Call<'_>, valid: &[AttachmentId], view: &mut View<'_>) -> Result<Plan, Error> {
         let mut plan = Plan::default();
-        table::sweep(view.tables()?, &sets(), &call.request.name, valid, &mut plan)?;
+        let tables = view.tables()?;
+        let generation = tables.generation()?;
+        let stale = |comment: &str| table::is_stale(comment, &call.request.name, valid);
+        let mut changes = table::take_all(tables, &sets(), &stale)?;
+        if localnet::close(view, &stale, &mut changes, &mut plan)? {
+            table::remove_unless_changed(changes, generation, &mut plan);
+        } else {
+            table::remove(changes, &mut plan);
+        }
         Ok(plan)
     }
 

@@ -33,6 +33,22 @@ fn tcp(host: u16) -> Value {
     json!([{"hostPort": host, "containerPort": 80, "protocol": "tcp"}])
 }
 
+fn at(ip: &str, host: u16) -> Value {
+    json!([{"hostPort": host, "containerPort": 80, "protocol": "tcp", "hostIP": ip}])
+}
+
+/// The same configuration for a container of these addresses.
+fn of(conf: &Value, addresses: &[&str]) -> Value {
+    let ips: Vec<Value> = addresses.iter().map(|a| json!({"interface": 1, "address": a})).collect();
+    let mut conf = conf.clone();
+    conf["prevResult"]["ips"] = json!(ips);
+    conf
+}
+
+fn own_subnets(bench: &Bench<Kernel>) -> String {
+    bench.on_host("nft", &["list", "set", "inet", "rnet_cni", "own4"])
+}
+
 /// What a listener in the container says to a caller at this address of the host.
 fn reached(bench: &Bench<Kernel>, address: &str) -> bool {
     let listener = listen(bench.inside.as_ref().unwrap());
@@ -101,15 +117,26 @@ fn a_port_belongs_to_one_container() {
     bench.del(&other).unwrap();
     bench.container = "c1".into();
     bench.check(&conf).unwrap();
-    // The other protocol and another address are other ports.
+    // A port of every address is one of each.
     bench.container = "c2".into();
+    let error = bench.add(&with(other.clone(), ports(&at("10.1.0.1", 8080)))).unwrap_err();
+    assert_eq!(error.msg, "host port 10.1.0.1 8080/tcp is in use by container c1");
+    // The other protocol and another address are other ports.
     let free = json!([
         {"hostPort": 8080, "containerPort": 80, "protocol": "UDP"},
         {"hostPort": 8080, "containerPort": 80, "protocol": "sctp"},
-        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "10.1.0.1"},
+        {"hostPort": 8081, "containerPort": 80, "protocol": "tcp", "hostIP": "10.1.0.1"},
     ]);
     bench.add(&with(other.clone(), ports(&free))).unwrap();
     bench.check(&with(other.clone(), ports(&free))).unwrap();
+    bench.container = "c4".into();
+    let mut third = conf.clone();
+    third["prevResult"]["ips"] = json!([{"interface": 1, "address": "10.1.0.4/24"}]);
+    let error = bench.add(&with(third.clone(), ports(&tcp(8081)))).unwrap_err();
+    assert_eq!(error.msg, "host port 8081/tcp is in use by container c2");
+    bench.add(&with(third.clone(), ports(&at("10.1.0.9", 8081)))).unwrap();
+    bench.del(&with(third, ports(&at("10.1.0.9", 8081)))).unwrap();
+    bench.container = "c2".into();
     bench.del(&with(other, ports(&free))).unwrap();
     // An address that is somebody else's now says that its owner is gone.
     bench.container = "c3".into();
@@ -222,4 +249,122 @@ fn a_configuration_that_is_none_keeps_no_port() {
     bench.add(&conf).unwrap();
     bench.del(&with(conf, ports(&tcp(0)))).unwrap();
     assert_eq!(bench.on_host("nft", &["list", "tables"]), "");
+}
+
+#[test]
+fn an_address_of_another_machine_is_left_alone() {
+    let Some(mut bench) = bench() else { return };
+    // The other machine, which has nothing at this port, is the container under another address.
+    bench.in_container("ip", &["addr", "add", "192.0.2.9/32", "dev", "eth0"]);
+    bench.on_host("ip", &["route", "add", "192.0.2.9", "via", "10.1.0.2"]);
+    let conf = conf(&bench, &at("192.0.2.9", 8080));
+    bench.add(&conf).unwrap();
+    bench.check(&conf).unwrap();
+    assert!(!reached(&bench, "192.0.2.9:8080"));
+    bench.in_container("ip", &["addr", "del", "192.0.2.9/32", "dev", "eth0"]);
+    bench.on_host("ip", &["route", "del", "192.0.2.9"]);
+    bench.on_host("ip", &["addr", "add", "192.0.2.9/32", "dev", "veth1"]);
+    assert!(reached(&bench, "192.0.2.9:8080"));
+}
+
+#[test]
+fn the_last_port_of_a_device_closes_it() {
+    let Some(mut bench) = bench() else { return };
+    let localnet = |bench: &Bench<Kernel>| {
+        bench.on_host("cat", &["/proc/sys/net/ipv4/conf/veth1/route_localnet"]).trim().to_owned()
+    };
+    let first = conf(&bench, &tcp(8080));
+    let second = with(of(&first, &["10.1.0.3/24"]), ports(&tcp(8081)));
+    bench.add(&first).unwrap();
+    bench.container = "c2".into();
+    bench.add(&second).unwrap();
+    bench.container = "c1".into();
+    bench.del(&first).unwrap();
+    assert_eq!(localnet(&bench), "1");
+    bench.gc(&with(base(), json!({"cni.dev/valid-attachments": [{"containerID": "c2", "ifname": "eth0"}]}))).unwrap();
+    assert_eq!(localnet(&bench), "1");
+    bench.container = "c2".into();
+    bench.del(&second).unwrap();
+    assert_eq!(localnet(&bench), "0");
+    bench.add(&second).unwrap();
+    assert_eq!(localnet(&bench), "1");
+    bench.gc(&with(base(), json!({"cni.dev/valid-attachments": []}))).unwrap();
+    assert_eq!(localnet(&bench), "0");
+    // The device may go first.
+    bench.add(&second).unwrap();
+    bench.on_host("ip", &["link", "del", "veth1"]);
+    bench.del(&second).unwrap();
+    assert!(!bench.on_host("nft", &["list", "ruleset"]).contains("rnet_cni"));
+}
+
+#[test]
+fn networks_within_each_other() {
+    let Some(mut bench) = bench() else { return };
+    let one = conf(&bench, &tcp(8080));
+    let container = |bench: &mut Bench<Kernel>, name: &str, port: u16, address: &str| {
+        bench.container = name.into();
+        let conf = with(of(&one, &[address]), ports(&tcp(port)));
+        bench.add(&conf).unwrap();
+        bench.check(&conf).unwrap();
+    };
+    container(&mut bench, "c1", 8081, "10.1.1.2/24");
+    container(&mut bench, "c2", 8082, "10.1.2.2/24");
+    assert_eq!(own_subnets(&bench).matches(" . ").count(), 3, "{}", own_subnets(&bench));
+    container(&mut bench, "c3", 8083, "10.1.0.2/16");
+    let widened = own_subnets(&bench);
+    assert!(widened.contains("10.1.0.0/16 . 10.1.0.0/16") && !widened.contains("/24"), "{widened}");
+    container(&mut bench, "c4", 8084, "10.1.2.5/24");
+    container(&mut bench, "c5", 8085, "10.1.2.6/32");
+    assert_eq!(own_subnets(&bench), widened);
+    container(&mut bench, "c6", 8086, "10.2.0.2/24");
+    assert!(own_subnets(&bench).contains("10.2.0.0/24"));
+}
+
+#[test]
+fn rules_that_were_taken_away_are_missed_and_put_back() {
+    let Some(mut bench) = bench() else { return };
+    let conf = conf(&bench, &tcp(8080));
+    bench.add(&conf).unwrap();
+    let before = bench.on_host("nft", &["list", "table", "inet", "rnet_cni"]);
+    bench.on_host("nft", &["flush", "chain", "inet", "rnet_cni", "postrouting"]);
+    assert!(bench.check(&conf).unwrap_err().msg.contains("rules of table inet rnet_cni are gone"));
+    bench.add(&conf).unwrap();
+    bench.check(&conf).unwrap();
+    assert_eq!(bench.on_host("nft", &["list", "table", "inet", "rnet_cni"]), before);
+    // Of another version.
+    bench.on_host("nft", &["add", "chain", "inet", "rnet_cni", "version_1"]);
+    assert!(bench.check(&conf).is_err());
+    bench.add(&conf).unwrap();
+    assert_eq!(bench.on_host("nft", &["list", "table", "inet", "rnet_cni"]), before);
+}
+
+#[test]
+fn ports_go_whatever_the_removal_was_told() {
+    let Some(mut bench) = bench() else { return };
+    let conf = conf(&bench, &tcp(8080));
+    bench.add(&conf).unwrap();
+    bench.del(&with(conf.clone(), ports(&tcp(9090)))).unwrap();
+    assert!(!bench.on_host("nft", &["list", "ruleset"]).contains("rnet_cni"));
+    bench.add(&conf).unwrap();
+    bench.del(&of(&conf, &["10.1.0.77/24"])).unwrap();
+    assert!(!bench.on_host("nft", &["list", "ruleset"]).contains("rnet_cni"));
+}
+
+#[test]
+fn a_port_leads_to_one_place() {
+    let Some(mut bench) = bench() else { return };
+    let both = |second: u16| {
+        json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 8080, "containerPort": second, "protocol": "tcp"},
+        ])
+    };
+    let error = bench.add(&conf(&bench, &both(81))).unwrap_err();
+    assert_eq!((error.code, error.msg.as_str()), (7, "portMappings: host port 8080/tcp is there twice"));
+    // Said twice.
+    let conf = conf(&bench, &both(80));
+    bench.add(&conf).unwrap();
+    bench.check(&conf).unwrap();
+    bench.del(&conf).unwrap();
+    assert!(!bench.on_host("nft", &["list", "ruleset"]).contains("rnet_cni"));
 }
