@@ -1,6 +1,9 @@
 //! What the plugins that make one device in the container have in common: what it stands on, how it gets its addresses,
 //! how it is compared, and how it goes.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 use rnet_kernel::{Devconf4, DeviceKind, LinkKind, LinkOp, LinkState, Links, NewDevice};
@@ -329,5 +332,3 @@ pub(crate) struct New<'a> {
     /// `None` = the kernel's choice.
     pub(crate) mac: Option<MacAddr>,
 }
-#[cfg(test)]
-mod tests;
