@@ -254,6 +254,7 @@ fn an_address_of_another_machine_is_left_alone() {
     bench.in_container("ip", &["addr", "del", "192.0.2.9/32", "dev", "eth0"]);
     bench.on_host("ip", &["route", "del", "192.0.2.9"]);
     bench.on_host("ip", &["addr", "add", "192.0.2.9/32", "dev", "veth1"]);
+    bench.in_container("ip", &["route", "add", "192.0.2.9", "via", "10.1.0.1"]);
     assert!(reached(&bench, "192.0.2.9:8080"));
 }
 
