@@ -45,6 +45,10 @@ fn of(conf: &Value, addresses: &[&str]) -> Value {
     conf
 }
 
+fn localnet(bench: &Bench<Kernel>) -> String {
+    bench.on_host("cat", &["/proc/sys/net/ipv4/conf/veth1/route_localnet"]).trim().to_owned()
+}
+
 fn own_subnets(bench: &Bench<Kernel>) -> String {
     bench.on_host("nft", &["list", "set", "inet", "rnet_cni", "own4"])
 }
@@ -211,7 +215,7 @@ fn sixteen_at_once_leave_one_table_and_none() {
     let Some(bench) = bench() else { return };
     let host = bench.host.clone().unwrap();
     let result = |n: u16| {
-        json!({"interfaces": [{"name": "eth0", "sandbox": crate::testing::SANDBOX}],
+        json!({"interfaces": [{"name": "eth0", "sandbox": crate::testing::SANDBOX}, {"name": "veth1"}],
         "ips": [{"interface": 0, "address": format!("10.1.0.{}/24", 10 + n)}]})
     };
     let all = |undo: bool| {
@@ -238,7 +242,9 @@ fn sixteen_at_once_leave_one_table_and_none() {
     for n in 0..16 {
         assert!(rules.contains(&format!("tcp . {}", 9000 + n)), "{rules}");
     }
+    assert_eq!(localnet(&bench), "1");
     all(true);
+    assert_eq!(localnet(&bench), "0");
     assert!(!bench.on_host("nft", &["list", "ruleset"]).contains("rnet_cni"));
 }
 
@@ -264,15 +270,13 @@ fn an_address_of_another_machine_is_left_alone() {
     bench.in_container("ip", &["addr", "del", "192.0.2.9/32", "dev", "eth0"]);
     bench.on_host("ip", &["route", "del", "192.0.2.9"]);
     bench.on_host("ip", &["addr", "add", "192.0.2.9/32", "dev", "veth1"]);
+    bench.in_container("ip", &["route", "add", "192.0.2.9", "via", "10.1.0.1"]);
     assert!(reached(&bench, "192.0.2.9:8080"));
 }
 
 #[test]
 fn the_last_port_of_a_device_closes_it() {
     let Some(mut bench) = bench() else { return };
-    let localnet = |bench: &Bench<Kernel>| {
-        bench.on_host("cat", &["/proc/sys/net/ipv4/conf/veth1/route_localnet"]).trim().to_owned()
-    };
     let first = conf(&bench, &tcp(8080));
     let second = with(of(&first, &["10.1.0.3/24"]), ports(&tcp(8081)));
     bench.add(&first).unwrap();
