@@ -33,5 +33,5 @@ pub mod tuning;
 pub mod vlan;
 pub mod vrf;
 
-pub use registry::{configure, names, unknown_keys};
+pub use registry::{configure, names, oldest, unknown_keys};
 pub use surfaces::Kernel;

@@ -1,6 +1,6 @@
 //! Which plugin a `type` is, and which keys it has.
 
-use rnet_plugin_protocol::{Error, Plugin, Request};
+use rnet_plugin_protocol::{Error, Plugin, Request, Version};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -55,6 +55,16 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 fn entry(kind: &str) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.name == kind)
+}
+
+/// The oldest version of the specification a plugin speaks: results have to be handed on in its words.
+pub fn oldest(kind: &str) -> Version {
+    match kind {
+        "firewall" => Version::V0_4_0,
+        "vrf" => Version::V0_3_1,
+        "bandwidth" => Version::V0_3_0,
+        _ => Version::V0_1_0,
+    }
 }
 
 /// The plugin of a `type` with the configuration of a request; `None` when this crate has no such one.

@@ -8,7 +8,7 @@ use rnet_plan::Plan;
 use rnet_plugin_protocol::drive::Pair;
 use rnet_plugin_protocol::runtime::{Directories, Limits};
 use rnet_plugin_protocol::{AttachmentId, Call, Command, Environment, Error, Plugin, Request, Version, View, Work};
-use rnet_plugins_builtin::{Kernel, configure, unknown_keys};
+use rnet_plugins_builtin::{Kernel, configure, oldest, unknown_keys};
 use serde_json::{Value, json};
 
 use crate::{NAME, names, rnet};
@@ -19,7 +19,7 @@ use crate::{NAME, names, rnet};
 /// By the codes of the CNI specification.
 pub(crate) fn answer(called: &str, env: &Environment, input: &[u8]) -> Result<Option<Value>, Error> {
     if env.command == Command::Version {
-        return Ok(Some(versions(input)));
+        return Ok(Some(versions(called, input)));
     }
     let request = Request::parse(input)?;
     supported(env.command, request.version)?;
@@ -88,13 +88,12 @@ fn unknown(kind: &str) -> Error {
 }
 
 /// Section 4 of the specification, "VERSION": the version asked in is repeated, and what is on stdin hardly matters.
-fn versions(input: &[u8]) -> Value {
+fn versions(called: &str, input: &[u8]) -> Value {
     let value: Value = serde_json::from_slice(input).unwrap_or_default();
     let asked = value.get("cniVersion").and_then(Value::as_str).filter(|v| !v.is_empty());
-    json!({
-        "cniVersion": asked.unwrap_or(Version::NEWEST.as_str()),
-        "supportedVersions": Version::ALL.map(Version::as_str),
-    })
+    let kind = if called == NAME { value.get("type").and_then(Value::as_str).unwrap_or_default() } else { called };
+    let spoken: Vec<&str> = Version::ALL.into_iter().filter(|v| *v >= oldest(kind)).map(Version::as_str).collect();
+    json!({"cniVersion": asked.unwrap_or(Version::NEWEST.as_str()), "supportedVersions": spoken})
 }
 
 /// A command that the version of the configuration does not know is not run.

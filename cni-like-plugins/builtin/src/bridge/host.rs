@@ -170,3 +170,19 @@ pub(super) fn check(config: &Config, call: &Call<'_>, view: &mut View<'_>) -> Re
         None => Ok(()),
     }
 }
+
+/// Plans the removal of the host's ends of pairs that a result names: of this name and with this address, which nobody
+/// else has.
+pub(super) fn remove_ends(previous: Option<&CniResult>, view: &mut View<'_>, plan: &mut Plan) -> Result<(), Error> {
+    let links = view.host()?;
+    for interface in previous.iter().flat_map(|p| &p.interfaces).filter(|i| i.sandbox.is_empty() && !i.mac.is_empty()) {
+        let Ok(name) = interface.name.parse::<IfName>() else { continue };
+        let Some(link) = links.link(&name)? else { continue };
+        let same = link.mac.is_some_and(|mac| mac.to_string().eq_ignore_ascii_case(&interface.mac));
+        // The gateway's device of a VLAN is one end of a pair too, and no port.
+        if same && matches!(link.kind, LinkKind::Veth { .. }) && link.master.is_some() {
+            plan.step("cni.del", common::host(vec![LinkOp::Delete(name)]));
+        }
+    }
+    Ok(())
+}

@@ -242,6 +242,11 @@ impl Plugin for Bridge {
         let mut ips: Vec<IpAddr> = call.previous.iter().flat_map(|p| &p.ips).map(|ip| ip.address.ip()).collect();
         // Only a pair is ours: a device of another kind has come by the name elsewhere.
         ips.extend(device::remove(call, view, |kind| matches!(kind, LinkKind::Veth { .. }), &mut links)?);
+        if call.netns.is_none() {
+            // Somebody may hold the namespace, though nobody can say where it is: its interface would go on with an address
+            // that is free.
+            host::remove_ends(call.previous.as_ref(), view, &mut links)?;
+        }
         let owner = table::owner(&call.request.name, &call.id());
         if self.config.masquerade {
             table::show(view.tables()?, &ips, &owner, &mut plan)?;
