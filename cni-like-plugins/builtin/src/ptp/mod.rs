@@ -257,8 +257,11 @@ impl Plugin for Ptp {
         if self.may_masquerade() {
             table::show(view.tables()?, &ips, &owner, &mut plan)?;
         }
-        // Elements and pair take a grace period each, which pass at the same time in this order.
+        // Elements and pair take a grace period each, which pass at the same time in this order. Looking whether the table
+        // is used any more waits for the first.
+        let look = plan.steps.split_off(plan.steps.len().min(1));
         plan.steps.append(&mut links.steps);
+        plan.steps.extend(look);
         Ok(plan)
     }
 
