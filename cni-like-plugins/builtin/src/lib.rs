@@ -3,7 +3,6 @@
 pub mod bandwidth;
 pub mod bridge;
 mod chained;
-#[allow(dead_code)]
 mod common;
 mod device;
 pub mod dhcp;
@@ -22,7 +21,6 @@ pub mod sbr;
 mod spoof;
 pub mod static_ipam;
 mod surfaces;
-#[allow(dead_code)]
 mod table;
 pub mod tap;
 #[cfg(test)]
