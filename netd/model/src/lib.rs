@@ -11,6 +11,7 @@ mod id;
 mod mac;
 mod name;
 mod network;
+mod protocol;
 mod route;
 mod vlan;
 
@@ -22,5 +23,6 @@ pub use id::{EndpointId, NetworkId, SandboxId};
 pub use mac::MacAddr;
 pub use name::{ContainerName, IfName, NetworkName};
 pub use network::{Isolation, NetworkSpec, NetworkType, Toggle};
+pub use protocol::Protocol;
 pub use route::RouteSpec;
 pub use vlan::{VlanId, VlanSet};
