@@ -8,6 +8,7 @@ mod elements;
 mod intervals;
 pub mod rules;
 pub(crate) mod socket;
+mod trace;
 mod watch;
 pub(crate) mod wire;
 
@@ -19,6 +20,7 @@ use rnet_model::{IfName, Subnet};
 use crate::KernelError;
 
 pub use elements::Nft;
+pub use trace::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
 pub use watch::FilterMonitor;
 
 /// A set of the base table, and what being in it means.
