@@ -103,7 +103,8 @@ impl FromStr for ExplainTarget {
     /// Without a protocol: TCP with a port, else ICMP.
     fn from_str(s: &str) -> Result<Self, InvalidInput> {
         let wrong = |why: &str| {
-            InvalidInput::new("destination", s, why).hint("write DST[:PORT][/tcp|udp|icmp]: web:80, 10.9.0.2, [fd00::1]:53/udp")
+            InvalidInput::new("destination", s, why)
+                .hint("write DST[:PORT][/tcp|udp|icmp]: web:80, 10.9.0.2, [fd00::1]:53/udp")
         };
         let (rest, transport) = match s.rsplit_once('/') {
             Some((rest, "tcp")) => (rest, Some(Transport::Tcp)),
@@ -111,7 +112,9 @@ impl FromStr for ExplainTarget {
             Some((rest, "icmp")) => (rest, Some(Transport::Icmp)),
             _ => (s, None),
         };
-        let port = |text: &str| text.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| wrong("the port is not from 1 to 65535"));
+        let port = |text: &str| {
+            text.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| wrong("the port is not from 1 to 65535"))
+        };
         let (host, port) = if let Ok(ip) = rest.parse::<IpAddr>() {
             (TargetHost::Address(ip), None)
         } else if let Some(bracketed) = rest.strip_prefix('[') {

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rnet_api::Root;
-use rnet_kernel::{KernelError, LinkKind, Links as _, Netns, ProcSys, Route as RouteSocket, Sysctls as _, TRACE_TABLES};
+use rnet_kernel::{
+    KernelError, LinkKind, Links as _, Netns, ProcSys, Route as RouteSocket, Sysctls as _, TRACE_TABLES,
+};
 
 use super::facts::*;
 use super::kernel;
@@ -185,9 +187,10 @@ fn services(ns: &Netns, facts: &mut Facts) {
         facts.services.insert(service);
     }
     let says = |paths: &[PathBuf], wanted: &dyn Fn(&str) -> bool| {
-        paths.iter().filter_map(|p| fs::read_to_string(p).ok()).any(|text| {
-            text.lines().map(str::trim).filter(|l| !l.starts_with('#')).any(wanted)
-        })
+        paths
+            .iter()
+            .filter_map(|p| fs::read_to_string(p).ok())
+            .any(|text| text.lines().map(str::trim).filter(|l| !l.starts_with('#')).any(wanted))
     };
     // What ufw has set up shows by its chains; its own file also holds for other namespaces.
     if facts.tables.iter().any(|t| t.chains.iter().any(|c| c.name.starts_with("ufw-"))) {
@@ -225,11 +228,16 @@ fn listeners(facts: &mut Facts) {
         return;
     }
     let mut found = Vec::new();
-    for (protocol, file, state) in [("tcp", "tcp", "0A"), ("tcp", "tcp6", "0A"), ("udp", "udp", "07"), ("udp", "udp6", "07")] {
+    for (protocol, file, state) in
+        [("tcp", "tcp", "0A"), ("tcp", "tcp6", "0A"), ("udp", "udp", "07"), ("udp", "udp6", "07")]
+    {
         let text = fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).unwrap_or_default();
-        found.extend(text.lines().skip(1).filter_map(|l| socket(l, protocol, state)).filter(|(l, _)| wanted.contains(&l.port)));
+        found.extend(
+            text.lines().skip(1).filter_map(|l| socket(l, protocol, state)).filter(|(l, _)| wanted.contains(&l.port)),
+        );
     }
-    let owners = if found.is_empty() { BTreeMap::new() } else { owners(&found.iter().map(|(_, inode)| *inode).collect()) };
+    let owners =
+        if found.is_empty() { BTreeMap::new() } else { owners(&found.iter().map(|(_, inode)| *inode).collect()) };
     facts.listeners = found
         .into_iter()
         .map(|(listener, inode)| Listener { process: owners.get(&inode).cloned(), ..listener })
@@ -267,7 +275,8 @@ fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, String> {
     for pid in entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()) {
         for fd in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             let Ok(target) = fs::read_link(fd.path()) else { continue };
-            let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
+            let inode =
+                target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
             if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 out.insert(inode, format!("{} (pid {pid})", name.trim()));
@@ -279,7 +288,9 @@ fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, String> {
 
 fn files(root: &Root, facts: &mut Facts) {
     // The socket and its folder are for the group too, the state for root alone.
-    for (path, forbidden) in [(root.run.clone(), 0o027), (root.socket(), 0o007), (root.lib.clone(), 0o077), (root.config(), 0o022)] {
+    for (path, forbidden) in
+        [(root.run.clone(), 0o027), (root.socket(), 0o007), (root.lib.clone(), 0o077), (root.config(), 0o022)]
+    {
         if let Ok(meta) = fs::metadata(&path) {
             let (mode, owner) = (meta.mode() & 0o7777, meta.uid());
             facts.files.push(FileFact { path, mode, owner, forbidden });
@@ -298,7 +309,8 @@ mod tests {
         let (found, inode) = socket(v4, "tcp", "0A").unwrap();
         assert_eq!((found.address.to_string(), found.port, inode), ("127.0.0.1".to_owned(), 8080, 42));
         assert_eq!(socket(v4, "udp", "07"), None);
-        let v6 = "   0: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 07 0:0 0:0 0 0 0 43 1";
+        let v6 =
+            "   0: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 07 0:0 0:0 0 0 0 43 1";
         assert_eq!(socket(v6, "udp", "07").unwrap().0.address, IpAddr::V6(Ipv6Addr::LOCALHOST));
         assert_eq!(socket("sl local", "udp", "07"), None);
     }

@@ -31,7 +31,12 @@ pub(super) fn features() -> Result<Vec<Feature>, KernelError> {
     };
     add("bridge", "networks", Need::Always, make(LinkOp::NewBridge(NewBridge::new(name("br0")))));
     let mac = "02:00:00:00:00:01".parse().expect("it is an address");
-    add("veth", "interfaces of containers", Need::Always, make(LinkOp::NewVeth(NewVeth::new(name("v0"), name("v1"), mac))));
+    add(
+        "veth",
+        "interfaces of containers",
+        Need::Always,
+        make(LinkOp::NewVeth(NewVeth::new(name("v0"), name("v1"), mac))),
+    );
     let filtering = NewBridge { vlan_filtering: true, ..NewBridge::new(name("br1")) };
     add("VLAN filtering of bridges", "attach with a VLAN", Need::Sometimes, make(LinkOp::NewBridge(filtering)));
     let device = |kind, number: usize| {
@@ -57,7 +62,14 @@ fn tables(ns: &Netns, add: &mut impl FnMut(&'static str, &'static str, Need, Res
         build(&mut changes);
         nft.commit(&changes, None)
     };
-    add("nf_tables of family inet", "networks", Need::Always, commit(&|c| drop(c.ensure_table(&inet))));
+    add(
+        "nf_tables of family inet",
+        "networks",
+        Need::Always,
+        commit(&|c| {
+            c.ensure_table(&inet);
+        }),
+    );
     add(
         "NAT (nf_nat, masquerade)",
         "the way out of networks",

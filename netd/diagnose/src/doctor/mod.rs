@@ -5,7 +5,8 @@ mod collect;
 mod facts;
 mod kernel;
 
-use rnet_api::{DoctorReport, Finding, Severity};
+use rnet_api::{ApiError, DoctorReport, Finding, Root, Severity};
+use rnet_kernel::Netns;
 
 pub use collect::{Ask, collect};
 pub use facts::*;
@@ -47,6 +48,16 @@ pub fn examine(facts: &Facts) -> DoctorReport {
         checks: CHECKS.iter().map(|(name, _)| (*name).to_owned()).collect(),
         skipped: facts.skipped.clone(),
     }
+}
+
+/// Looks at the host of the calling thread and makes all checks.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn here(root: &Root, daemon: Daemon) -> Result<DoctorReport, ApiError> {
+    let host = Netns::current()
+        .map_err(|e| ApiError::new(e.kind(), "cannot open the network namespace of this host").because(&e))?;
+    Ok(examine(&collect(&Ask { host, root: root.clone(), daemon })))
 }
 
 /// A finding; its check is filled in by [`examine`].

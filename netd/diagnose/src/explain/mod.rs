@@ -73,6 +73,20 @@ pub struct Publication {
     pub port: u16,
 }
 
+impl Publication {
+    /// The ports of what was published at once, one by one.
+    pub fn all_of(published: &rnet_api::Publication) -> Vec<Publication> {
+        let port = &published.port;
+        let each = |offset| Publication {
+            container: published.container.clone(),
+            protocol: port.protocol.to_string(),
+            host: port.host,
+            port: port.host_port.saturating_add(offset),
+        };
+        (0..port.count).map(each).collect()
+    }
+}
+
 /// Everything the walk has to know.
 #[derive(Debug, Clone)]
 pub struct Scene {
@@ -220,7 +234,11 @@ fn destination(scene: &Scene) -> Result<(IpAddr, String), (String, End)> {
         return Err((name.clone(), end));
     }
     let near = |e: &&Endpoint| {
-        scene.source.endpoints.iter().any(|own| own.bridge.is_some() && own.bridge == e.bridge && own.network == e.network)
+        scene
+            .source
+            .endpoints
+            .iter()
+            .any(|own| own.bridge.is_some() && own.bridge == e.bridge && own.network == e.network)
     };
     let all = || endpoints.iter().filter(near).chain(endpoints.iter().filter(|e| !near(e)));
     let addresses = all().flat_map(|e| e.addresses.iter().map(|a| a.ip()));

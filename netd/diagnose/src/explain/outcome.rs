@@ -143,7 +143,9 @@ impl Look<'_> {
         if !is_own(&table) || (rule.family != "inet" && rule.family != "bridge") {
             let place = format!("{} {} {}", rule.family, rule.table, rule.chain);
             return match rule.handle {
-                Some(handle) => end.hint(format!("the rule is not rnet's; see it: nft -a list chain {place} (handle {handle})")),
+                Some(handle) => {
+                    end.hint(format!("the rule is not rnet's; see it: nft -a list chain {place} (handle {handle})"))
+                }
                 None => end.hint(format!(
                     "the chain is not rnet's; let the traffic through in it, or change its policy: nft chain {place} \
                      '{{ policy accept; }}'"
@@ -222,10 +224,10 @@ impl Look<'_> {
     fn host_fault(&mut self) -> Option<End> {
         let to = self.walk.destination.0;
         match self.host_way() {
-            Err(error) if matches!(Errno::from_raw(error.errno), Errno::ENETUNREACH | Errno::EHOSTUNREACH) => {
-                Some(End::new(PathOutcome::NoRoute, format!("the host has no route to {to}"))
-                    .hint("see the host's routes: ip route; a default route may be missing"))
-            }
+            Err(error) if matches!(Errno::from_raw(error.errno), Errno::ENETUNREACH | Errno::EHOSTUNREACH) => Some(
+                End::new(PathOutcome::NoRoute, format!("the host has no route to {to}"))
+                    .hint("see the host's routes: ip route; a default route may be missing"),
+            ),
             Err(error) => Some(End::new(PathOutcome::NoRoute, format!("the host: {error}"))),
             Ok(way) if way.kind == WayKind::Local => None,
             Ok(_) => {
@@ -278,8 +280,13 @@ impl Look<'_> {
         let to = self.destination();
         let name = &self.scene.source.name;
         if !self.walk.seen_by_host && self.scene.source.netns != self.scene.host && self.way.kind != WayKind::Local {
-            return End::new(PathOutcome::Unanswered, format!("no answer; the host's packet filter has not seen the packet"))
-                .hint(format!("it was dropped inside {name}, or its interface does not lead through the host: capture it"));
+            return End::new(
+                PathOutcome::Unanswered,
+                format!("no answer; the host's packet filter has not seen the packet"),
+            )
+            .hint(format!(
+                "it was dropped inside {name}, or its interface does not lead through the host: capture it"
+            ));
         }
         if self.walk.seen_by_host && !self.walk.decided {
             return self.host_fault().unwrap_or_else(|| {

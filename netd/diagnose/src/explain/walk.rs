@@ -138,7 +138,11 @@ impl Walk {
             self.answered = true;
             if first && packet.protocol == self.flow.protocol && packet.destination != self.flow.source {
                 self.translated_source = Some(packet.destination);
-                self.hop(direction, "nat", format!("the answer comes to {}, the address it left with", packet.destination));
+                self.hop(
+                    direction,
+                    "nat",
+                    format!("the answer comes to {}, the address it left with", packet.destination),
+                );
             }
             return;
         }

@@ -14,10 +14,9 @@ pub(in crate::doctor) fn state(facts: &Facts) -> Vec<Finding> {
             format!("start it: {}", daemon.start),
         )];
     }
-    let degraded = daemon
-        .degraded
-        .iter()
-        .map(|what| finding(Severity::Error, format!("netd is degraded: {what}"), "see netd's log: journalctl -u netd"));
+    let degraded = daemon.degraded.iter().map(|what| {
+        finding(Severity::Error, format!("netd is degraded: {what}"), "see netd's log: journalctl -u netd")
+    });
     let problems = daemon.networks.iter().flat_map(|n| {
         let text = move |p: &String| format!("network {}: {p}", n.name);
         n.problems.iter().map(move |p| finding(Severity::Error, text(p), "see netd's log; netd repairs what it can"))

@@ -50,7 +50,10 @@ pub(in crate::doctor) fn chains(facts: &Facts) -> Vec<Finding> {
                 base.priority
             );
             let fix = match docker {
-                true => "let rnet's traffic pass: iptables -I DOCKER-USER -i BRIDGE -j ACCEPT and -o BRIDGE, per bridge".to_owned(),
+                true => {
+                    "let rnet's traffic pass: iptables -I DOCKER-USER -i BRIDGE -j ACCEPT and -o BRIDGE, per bridge"
+                        .to_owned()
+                }
                 false => format!(
                     "accept what is for containers there: nft insert rule {called} iifname \"rn*\" accept, and oifname \"rn*\""
                 ),
@@ -102,9 +105,12 @@ pub(in crate::doctor) fn legacy(facts: &Facts) -> Vec<Finding> {
     }
     let tables = facts.legacy_tables.join(", ");
     if facts.legacy_forward.as_deref() == Some("DROP") {
-        let text = format!("iptables-legacy has tables ({tables}), and its FORWARD policy is DROP; nft does not show them");
+        let text =
+            format!("iptables-legacy has tables ({tables}), and its FORWARD policy is DROP; nft does not show them");
         return vec![finding(Severity::Warning, text, "iptables-legacy -P FORWARD ACCEPT, or change to iptables-nft")];
     }
-    let text = format!("iptables-legacy has tables ({tables}): their rules decide too, and neither nft nor rnet explain shows them");
+    let text = format!(
+        "iptables-legacy has tables ({tables}): their rules decide too, and neither nft nor rnet explain shows them"
+    );
     vec![finding(Severity::Note, text, "look at them: iptables-legacy-save; better change to iptables-nft")]
 }

@@ -19,14 +19,19 @@ pub(in crate::doctor) fn mtu(facts: &Facts) -> Vec<Finding> {
             && own > way
         {
             let name = &network.name;
-            let text = format!("network {name} has MTU {own}, the default route's {dev} {way}: large packets to the outside may be lost");
+            let text = format!(
+                "network {name} has MTU {own}, the default route's {dev} {way}: large packets to the outside may be lost"
+            );
             out.push(finding(Severity::Warning, text, format!("make the network with --mtu {way}")));
         }
     }
     for e in &facts.daemon.endpoints {
         let Some((bridge, most)) = e.bridge.as_deref().and_then(|b| Some((b, of(b)?))) else { continue };
         if e.mtu > most {
-            let text = format!("{} of {} has MTU {}, its bridge {bridge} {most}: larger packets are lost", e.ifname, e.container, e.mtu);
+            let text = format!(
+                "{} of {} has MTU {}, its bridge {bridge} {most}: larger packets are lost",
+                e.ifname, e.container, e.mtu
+            );
             out.push(finding(Severity::Warning, text, format!("ip link set {bridge} mtu {}, or attach again", e.mtu)));
         }
     }
@@ -68,12 +73,23 @@ pub(in crate::doctor) fn ports(facts: &Facts) -> Vec<Finding> {
     let twice = |p: &Publication, l: &Listener| {
         l.protocol == p.protocol && l.port == p.port && same_address(p.host, l) && !is_netd(l)
     };
-    let found = facts.daemon.publications.iter().filter_map(|p| Some((p, facts.listeners.iter().find(|l| twice(p, l))?)));
+    let found =
+        facts.daemon.publications.iter().filter_map(|p| Some((p, facts.listeners.iter().find(|l| twice(p, l))?)));
     found
         .map(|(p, l)| {
             let who = l.process.clone().unwrap_or_else(|| "a program of the host".to_owned());
-            let text = format!("port {}/{} is published for {} and {who} listens there too: from outside it is not reached", p.port, p.protocol, p.container);
-            finding(Severity::Warning, text, format!("stop {who}, or publish another port: rnet unpublish {} {}/{}", p.container, p.port, p.protocol))
+            let text = format!(
+                "port {}/{} is published for {} and {who} listens there too: from outside it is not reached",
+                p.port, p.protocol, p.container
+            );
+            finding(
+                Severity::Warning,
+                text,
+                format!(
+                    "stop {who}, or publish another port: rnet unpublish {} {}/{}",
+                    p.container, p.port, p.protocol
+                ),
+            )
         })
         .collect()
 }

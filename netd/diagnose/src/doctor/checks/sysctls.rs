@@ -8,17 +8,23 @@ use crate::doctor::{Facts, finding};
 
 /// Networks with a way out need a host that forwards.
 pub(in crate::doctor) fn forwarding(facts: &Facts) -> Vec<Finding> {
-    let routed = |v4: bool| {
-        facts.daemon.networks.iter().find(|n| !n.internal && n.subnets.iter().any(|s| s.is_ipv4() == v4))
-    };
-    let families = [(true, "net/ipv4/ip_forward", "net.ipv4.ip_forward"), (false, "net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding")];
+    let routed =
+        |v4: bool| facts.daemon.networks.iter().find(|n| !n.internal && n.subnets.iter().any(|s| s.is_ipv4() == v4));
+    let families = [
+        (true, "net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+        (false, "net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"),
+    ];
     families
         .into_iter()
         .filter(|(_, key, _)| facts.number(key) == Some(0))
         .filter_map(|(v4, _, name)| {
             let network = routed(v4)?;
             let text = format!("{name} is 0: nothing of network {} reaches the outside", network.name);
-            Some(finding(Severity::Error, text, format!("sysctl -w {name}=1, and look for what turns it off in /etc/sysctl.d")))
+            Some(finding(
+                Severity::Error,
+                text,
+                format!("sysctl -w {name}=1, and look for what turns it off in /etc/sysctl.d"),
+            ))
         })
         .collect()
 }
@@ -30,7 +36,9 @@ pub(in crate::doctor) fn bridge_nf(facts: &Facts) -> Vec<Finding> {
     if lan.is_empty() {
         return out;
     }
-    for (key, family) in [("net/bridge/bridge-nf-call-iptables", "IPv4"), ("net/bridge/bridge-nf-call-ip6tables", "IPv6")] {
+    for (key, family) in
+        [("net/bridge/bridge-nf-call-iptables", "IPv4"), ("net/bridge/bridge-nf-call-ip6tables", "IPv6")]
+    {
         if !facts.is_on(key) {
             continue;
         }
@@ -60,7 +68,8 @@ pub(in crate::doctor) fn route_localnet(facts: &Facts) -> Vec<Finding> {
     });
     on.map(|dev| {
         let name = format!("net.ipv4.conf.{}.route_localnet", dev.replace('.', "/"));
-        let text = format!("{name} is on: neighbours on {dev} can reach programs that listen on 127.0.0.1 of the host only");
+        let text =
+            format!("{name} is on: neighbours on {dev} can reach programs that listen on 127.0.0.1 of the host only");
         finding(Severity::Warning, text, format!("sysctl -w {name}=0; rnet does not need it"))
     })
     .collect()
@@ -96,13 +105,19 @@ pub(in crate::doctor) fn accept_ra(facts: &Facts) -> Vec<Finding> {
     let open = networks.filter(|(_, bridge)| accepts(bridge) == 2 || (accepts(bridge) == 1 && !forwarding));
     let mut out: Vec<Finding> = open
         .map(|(network, bridge)| {
-            let text = format!("the host takes router advertisements on {bridge}: a container of network {} can become its router", network.name);
+            let text = format!(
+                "the host takes router advertisements on {bridge}: a container of network {} can become its router",
+                network.name
+            );
             finding(Severity::Warning, text, format!("sysctl -w net.ipv6.conf.{bridge}.accept_ra=0"))
         })
         .collect();
     let learned = facts.routes.iter().filter(|r| r.is_default() && !r.destination.is_ipv4() && r.protocol == 9);
     out.extend(learned.filter(|r| forwarding && accepts(&r.dev) == 1).map(|r| {
-        let text = format!("IPv6 forwarding is on, so {} takes no router advertisements any more: its default route will expire", r.dev);
+        let text = format!(
+            "IPv6 forwarding is on, so {} takes no router advertisements any more: its default route will expire",
+            r.dev
+        );
         finding(Severity::Warning, text, format!("sysctl -w net.ipv6.conf.{}.accept_ra=2", r.dev.replace('.', "/")))
     }));
     out
@@ -129,9 +144,15 @@ pub(in crate::doctor) fn neighbours(facts: &Facts) -> Vec<Finding> {
         .filter_map(|family| {
             let max = facts.number(&format!("net/{family}/neigh/default/gc_thresh3"))?;
             (used >= max / 10 * 8).then(|| {
-                let text = format!("{used} neighbours of at most {max} ({family} gc_thresh3): packets to further ones are dropped");
+                let text = format!(
+                    "{used} neighbours of at most {max} ({family} gc_thresh3): packets to further ones are dropped"
+                );
                 let more = max.saturating_mul(4);
-                finding(Severity::Warning, text, format!("sysctl -w net.{family}.neigh.default.gc_thresh3={more}, gc_thresh2={}", more / 2))
+                finding(
+                    Severity::Warning,
+                    text,
+                    format!("sysctl -w net.{family}.neigh.default.gc_thresh3={more}, gc_thresh2={}", more / 2),
+                )
             })
         })
         .collect()
@@ -146,7 +167,8 @@ pub(in crate::doctor) fn limits(facts: &Facts) -> Vec<Finding> {
         out.push(finding(Severity::Warning, text, "LimitNOFILE=65536 in netd's unit (systemctl edit netd)"));
     }
     if let Some(instances) = facts.number("fs/inotify/max_user_instances").filter(|n| *n < 128) {
-        let text = format!("fs.inotify.max_user_instances is {instances}: programs in containers share it and may not start");
+        let text =
+            format!("fs.inotify.max_user_instances is {instances}: programs in containers share it and may not start");
         out.push(finding(Severity::Note, text, "sysctl -w fs.inotify.max_user_instances=512"));
     }
     out
