@@ -1,7 +1,7 @@
 //! The `rnet` command: words in, one or a few API calls, text or JSON out.
 //!
 //! Owns: the command line, how results and errors look, the OCI hook. Refuses: any decision about networks and any
-//! kernel access; both are netd's. A library, so that the generator of man pages and completions sees the same
+//! kernel access; both are netd's (`rnet doctor` looks by itself when there is no netd, and changes nothing). A library, so that the generator of man pages and completions sees the same
 //! definition as the binary.
 
 use std::path::PathBuf;
@@ -13,11 +13,14 @@ use rnet_model::{InvalidInput, Kind};
 
 mod attach;
 mod bridge;
+mod doctor;
+mod explain;
 mod hook;
 mod info;
 pub mod lab;
 mod network;
 pub mod output;
+mod ping;
 mod runtime;
 
 /// What every command knows.
@@ -99,6 +102,9 @@ enum Command {
     /// Be an OCI hook: network for any OCI runtime's containers
     #[command(subcommand)]
     Hook(hook::HookCommand),
+    Doctor(doctor::DoctorArgs),
+    Explain(explain::ExplainArgs),
+    PingAll(ping::PingAllArgs),
     Events(info::EventsArgs),
     Version(info::VersionArgs),
     Openapi(info::OpenapiArgs),
@@ -140,6 +146,9 @@ fn dispatch(command: Command, ctx: &Context) -> Result<u8, ApiError> {
         Command::Runtime(command) => runtime::dispatch(command, ctx),
         Command::Lab(command) => lab::dispatch(command, ctx),
         Command::Hook(command) => hook::dispatch(command, ctx),
+        Command::Doctor(_) => doctor::doctor(ctx),
+        Command::Explain(args) => explain::explain(args, ctx),
+        Command::PingAll(args) => ping::ping_all(&args, ctx),
         Command::Events(_) => info::events(ctx),
         Command::Version(_) => info::version(ctx),
         Command::Openapi(_) => info::openapi(ctx),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::diagnose::*;
 use crate::networks::*;
 use crate::types::*;
 use crate::{ApiError, Root};
@@ -113,6 +114,21 @@ impl Client {
     /// `GET /v1/allocations`.
     pub fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
         self.get("/v1/allocations")
+    }
+
+    /// `POST /v1/networks/{name}/ping`: pings between all running containers of a network.
+    pub fn ping_network(&self, name: &str) -> Result<PingReport, ApiError> {
+        self.patient().post(&format!("/v1/networks/{}/ping", segment(name)?), &Empty {})
+    }
+
+    /// `GET /v1/doctor`: what is wrong with the network of the host.
+    pub fn doctor(&self) -> Result<DoctorReport, ApiError> {
+        self.get("/v1/doctor")
+    }
+
+    /// `POST /v1/explain`: walks a path with a real packet.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ApiError> {
+        self.post("/v1/explain", request)
     }
 
     /// `POST /v1/bridges`.

@@ -5,6 +5,7 @@
 
 mod client;
 mod cni;
+mod diagnose;
 mod direct;
 mod error;
 mod networks;
@@ -14,6 +15,7 @@ mod types;
 
 pub use client::{Client, EventStream};
 pub use cni::*;
+pub use diagnose::*;
 pub use direct::DirectClient;
 pub use error::ApiError;
 pub use networks::*;

@@ -5,6 +5,7 @@
 
 mod auth;
 mod config;
+mod diagnose;
 mod engine;
 mod plugins;
 mod privileges;
@@ -124,6 +125,7 @@ async fn daemon(root: Root, config: Config) -> Result<(), ApiError> {
     let engine = engine::start(engine::Options { root: root.clone(), config: config.clone() })?;
     let resolver = resolve::Resolver::new(engine.clone(), &config.docker)?;
     tokio::spawn(engine.clone().revive(resolver.clone()));
+    diagnose::sweep();
     engine.take_back(TAKE_BACK).await;
     let listener = listen(&root, &guard)?;
     let fail = |e| ApiError::new(Kind::Retry, "cannot wait for signals").because(&e);

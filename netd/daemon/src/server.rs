@@ -19,8 +19,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rnet_api::{
     ApiError, AttachRequest, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
-    ConnectRequest, DetachRequest, Event, Identity, LinkRequest, NetworkConnect, NetworkDisconnect, NetworkEdit,
-    PruneRequest, SandboxRequest, WaitRequest,
+    ConnectRequest, DetachRequest, Event, ExplainRequest, Identity, LinkRequest, NetworkConnect, NetworkDisconnect,
+    NetworkEdit, PruneRequest, SandboxRequest, WaitRequest,
 };
 use rnet_model::{ContainerName, ContainerRef, EndpointId, Engine, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;
@@ -30,6 +30,7 @@ use tokio::sync::{Semaphore, broadcast};
 
 use crate::auth::{Guard, Trust};
 use crate::config;
+use crate::diagnose;
 use crate::engine::{Handle, worked};
 use crate::resolve::{Resolver, Target};
 
@@ -168,6 +169,15 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::DELETE, "/v1/networks/{name}", delete(remove_network)),
         (Method::POST, "/v1/networks/{name}/connect", post(connect)),
         (Method::POST, "/v1/networks/{name}/disconnect", post(disconnect)),
+        (
+            Method::POST,
+            "/v1/networks/{name}/ping",
+            post(async |State(c): State<Shared>, Path(name): Path<String>| {
+                answer(diagnose::ping(&c.engine, name).await)
+            }),
+        ),
+        (Method::GET, "/v1/doctor", get(async |State(c): State<Shared>| answer(diagnose::doctor(&c.engine).await))),
+        (Method::POST, "/v1/explain", post(explain)),
         (Method::GET, "/v1/allocations", get(async |State(c): State<Shared>| answer(c.engine.allocations().await))),
         (Method::GET, "/v1/bridges", get(async |State(c): State<Shared>| answer(c.engine.bridges().await))),
         (Method::POST, "/v1/bridges", post(create_bridge)),
@@ -395,6 +405,14 @@ async fn connect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes)
 async fn disconnect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {
     let work = async {
         c.engine.disconnect(name, parse::<NetworkDisconnect>("POST /v1/networks/{name}/disconnect", &body)?).await
+    };
+    answer(work.await)
+}
+
+async fn explain(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async {
+        let request: ExplainRequest = parse("POST /v1/explain", &body)?;
+        diagnose::explain(&c.engine, &c.resolver, request).await
     };
     answer(work.await)
 }

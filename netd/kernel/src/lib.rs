@@ -30,6 +30,7 @@ pub use filter::rules::NfTables;
 pub use filter::{
     Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Guard, Linked, Nft, Opened, Published, Redirected,
 };
+pub use filter::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
 pub use links::{
     Address, AddressGeneration, Admin, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,
     LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc, QdiscPlace,
@@ -38,4 +39,5 @@ pub use links::{
 pub use netns::{Netns, NetnsId};
 pub use probe::{Probe, ProbeTiming, announce, probe};
 pub use route::Route;
+pub use route::lookup::{Neighbour, Way, WayKind, WayOf};
 pub use sysctl::{ProcSys, Sysctls};

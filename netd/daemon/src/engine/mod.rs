@@ -14,6 +14,7 @@ mod cni;
 mod connect;
 mod core;
 mod detach;
+mod diagnose;
 mod drive;
 mod edit;
 mod gateway;
@@ -35,6 +36,7 @@ mod wire;
 
 pub(crate) use self::core::{Engine, Options};
 pub(crate) use chain::{Made, Work};
+pub(crate) use diagnose::Known;
 pub(crate) use drive::{Failing, Refused};
 pub(crate) use handle::{Handle, start, worked};
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod ack;
 mod encode;
+pub(crate) mod lookup;
 pub(crate) mod parse;
 mod settle;
 mod socket;
