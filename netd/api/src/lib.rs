@@ -7,15 +7,19 @@ mod client;
 mod cni;
 mod direct;
 mod error;
+mod observe;
 pub mod openapi;
+mod stream;
 mod root;
 mod types;
 
-pub use client::{Client, EventStream};
+pub use client::Client;
 pub use cni::*;
 pub use direct::DirectClient;
 pub use error::ApiError;
+pub use observe::*;
 pub use root::Root;
+pub use stream::{ByteStream, EventStream};
 pub use types::*;
 
 /// Largest request body in bytes that netd reads.

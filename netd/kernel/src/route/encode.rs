@@ -50,7 +50,7 @@ impl Request {
         Request { flags: NLM_F_REQUEST | flags, message: Message::Typed(message) }
     }
 
-    fn raw(flags: u16, kind: u16, body: Vec<u8>) -> Self {
+    pub(super) fn raw(flags: u16, kind: u16, body: Vec<u8>) -> Self {
         Request { flags: NLM_F_REQUEST | flags, message: Message::Raw(kind, body) }
     }
 
