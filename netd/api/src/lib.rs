@@ -9,8 +9,8 @@ mod direct;
 mod error;
 mod observe;
 pub mod openapi;
-mod stream;
 mod root;
+mod stream;
 mod types;
 
 pub use client::Client;

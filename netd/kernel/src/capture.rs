@@ -280,7 +280,11 @@ mod tests {
         let mut route = Route::open(&ns).unwrap();
         let names = ["left", "right"].map(|n| n.parse::<IfName>().unwrap());
         let [left, right] = names.clone();
-        let ops = [LinkOp::NewVeth(NewVeth::new(left.clone(), right.clone(), "02:00:00:00:00:02".parse().unwrap())), LinkOp::Up(left), LinkOp::Up(right)];
+        let ops = [
+            LinkOp::NewVeth(NewVeth::new(left.clone(), right.clone(), "02:00:00:00:00:02".parse().unwrap())),
+            LinkOp::Up(left),
+            LinkOp::Up(right),
+        ];
         assert!(route.batch(&ops).unwrap().is_empty());
         (ns, route, names)
     }

@@ -31,9 +31,9 @@ pub use filter::rules;
 pub use filter::rules::NfTables;
 pub use filter::{Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Nft};
 pub use links::{
-    Address, AddressGeneration, Admin, Counters, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,
-    LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc, QdiscPlace,
-    Queues, Route as RouteEntry, RouteKind, Rule, Snooping, Switch, Tbf, TbfState, VlanEntry, VlanTarget,
+    Address, AddressGeneration, Admin, Counters, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind,
+    LinkOp, LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc,
+    QdiscPlace, Queues, Route as RouteEntry, RouteKind, Rule, Snooping, Switch, Tbf, TbfState, VlanEntry, VlanTarget,
 };
 pub use netns::{Netns, NetnsId};
 pub use probe::{Probe, ProbeTiming, announce, probe};

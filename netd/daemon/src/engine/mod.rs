@@ -15,6 +15,7 @@ mod connect;
 mod core;
 mod detach;
 mod drive;
+mod gauge;
 mod handle;
 mod link;
 mod network;
@@ -33,6 +34,7 @@ mod wire;
 pub(crate) use self::core::{Engine, Options};
 pub(crate) use chain::{Made, Work};
 pub(crate) use drive::{Failing, Refused};
+pub(crate) use gauge::NetworkGauge;
 pub(crate) use handle::{Handle, start, worked};
 
 /// Names of all fail points, in the order of the operations.
