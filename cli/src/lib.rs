@@ -13,12 +13,19 @@ use rnet_model::{InvalidInput, Kind};
 
 mod attach;
 mod bridge;
+mod capture;
+mod events;
 mod hook;
 mod info;
+mod interrupt;
 pub mod lab;
 mod network;
 pub mod output;
+mod paint;
+mod progress;
 mod runtime;
+mod stats;
+mod ui;
 
 /// What every command knows.
 #[derive(Debug, Clone)]
@@ -99,7 +106,10 @@ enum Command {
     /// Be an OCI hook: network for any OCI runtime's containers
     #[command(subcommand)]
     Hook(hook::HookCommand),
-    Events(info::EventsArgs),
+    Stats(stats::StatsArgs),
+    Capture(Box<capture::CaptureArgs>),
+    Events(events::EventsArgs),
+    Ui(ui::UiArgs),
     Version(info::VersionArgs),
     Openapi(info::OpenapiArgs),
 }
@@ -140,7 +150,10 @@ fn dispatch(command: Command, ctx: &Context) -> Result<u8, ApiError> {
         Command::Runtime(command) => runtime::dispatch(command, ctx),
         Command::Lab(command) => lab::dispatch(command, ctx),
         Command::Hook(command) => hook::dispatch(command, ctx),
-        Command::Events(_) => info::events(ctx),
+        Command::Stats(args) => stats::stats(&args, ctx),
+        Command::Capture(args) => capture::capture(&args, ctx),
+        Command::Events(args) => events::events(&args, ctx),
+        Command::Ui(args) => ui::ui(&args, ctx),
         Command::Version(_) => info::version(ctx),
         Command::Openapi(_) => info::openapi(ctx),
     }
