@@ -96,7 +96,13 @@ impl Captures {
         let running = self.enter()?;
         let id = running.id;
         let (sender, pieces) = mpsc::channel(PIECES);
-        tokio::spawn(watch(reference, target.netns.clone(), resolver.clone(), running.stop.clone(), sender.clone()));
+        tokio::spawn(watch(
+            reference,
+            target.netns.clone(),
+            resolver.clone(),
+            running.stop.clone(),
+            sender.downgrade(),
+        ));
         let open = tokio::task::spawn_blocking(move || Job::open(&query, snaplen, target, running, sender));
         let job = open.await.map_err(|e| ApiError::new(Kind::Bug, "the capture ended early").because(&e))??;
         std::thread::Builder::new()
@@ -128,12 +134,11 @@ async fn watch(
     netns: Netns,
     resolver: Resolver,
     stop: Arc<AtomicBool>,
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::WeakSender<Bytes>,
 ) {
     let id = netns.id();
     // Its descriptor would keep the namespace too.
     drop(netns);
-    let sender = sender.downgrade();
     loop {
         tokio::time::sleep(ALIVE).await;
         if sender.upgrade().is_none_or(|s| s.is_closed()) {
