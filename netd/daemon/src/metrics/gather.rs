@@ -85,20 +85,20 @@ type Way = fn(&Stats) -> Vec<Option<Flow>>;
 fn traffic(page: &mut Page, stats: &Stats) {
     type Of = fn(&Flow) -> u64;
     let ways: [(&str, &str, Way); 2] = [
-        ("receive", "received", |s| s.endpoints.iter().map(|e| e.traffic.map(|t| t.received)).collect()),
-        ("transmit", "sent", |s| s.endpoints.iter().map(|e| e.traffic.map(|t| t.sent)).collect()),
+        ("receive", "in", |s| s.endpoints.iter().map(|e| e.traffic.map(|t| t.received)).collect()),
+        ("transmit", "out", |s| s.endpoints.iter().map(|e| e.traffic.map(|t| t.sent)).collect()),
     ];
     let numbers: [(&str, &str, Of); 4] = [
-        ("bytes", "Bytes", |f| f.bytes),
-        ("packets", "Packets", |f| f.packets),
-        ("errors", "Bad packets", |f| f.errors),
-        ("drops", "Packets thrown away", |f| f.drops),
+        ("bytes", "Bytes on the way", |f| f.bytes),
+        ("packets", "Packets on the way", |f| f.packets),
+        ("errors", "Bad packets on the way", |f| f.errors),
+        ("drops", "Packets dropped on the way", |f| f.drops),
     ];
     for (way, verb, flows) in ways {
         let flows = flows(stats);
         for (unit, noun, number) in numbers {
             let name = format!("rnet_endpoint_{way}_{unit}_total");
-            page.family(&name, Kind::Counter, &format!("{noun} an interface has {verb}, as its container sees it"));
+            page.family(&name, Kind::Counter, &format!("{noun} {verb}, as the container sees it"));
             for (endpoint, flow) in stats.endpoints.iter().zip(&flows) {
                 let Some(flow) = flow else { continue };
                 let engine = endpoint.engine.to_string();
