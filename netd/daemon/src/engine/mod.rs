@@ -15,8 +15,11 @@ mod connect;
 mod core;
 mod detach;
 mod drive;
+mod edit;
+mod gateway;
 mod gauge;
 mod handle;
+mod limit;
 mod link;
 mod network;
 mod notice;
@@ -43,8 +46,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "attach.log",
         "attach.bridge",
         "attach.veth",
+        "attach.shaper",
+        "attach.rate",
         "attach.inside",
         "attach.commit",
+        "gateway.order",
+        "gateway.commit",
         "detach.log",
         "detach.retire",
         "detach.commit",
@@ -54,6 +61,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "network.sysctl",
         "network.filter",
         "network.commit",
+        "network-edit.log",
+        "network-edit.mtu",
+        "network-edit.filter",
+        "network-edit.shaper",
+        "network-edit.rate",
+        "network-edit.commit",
         "network-rm.commit",
         "network-rm.kernel",
         "bridge.log",
