@@ -18,6 +18,7 @@ mod diagnose;
 mod drive;
 mod edit;
 mod gateway;
+mod gauge;
 mod handle;
 mod limit;
 mod link;
@@ -38,6 +39,7 @@ pub(crate) use self::core::{Engine, Options};
 pub(crate) use chain::{Made, Work};
 pub(crate) use diagnose::Known;
 pub(crate) use drive::{Failing, Refused};
+pub(crate) use gauge::NetworkGauge;
 pub(crate) use handle::{Handle, start, worked};
 
 /// Names of all fail points, in the order of the operations.
