@@ -113,6 +113,10 @@ struct AttachFlags {
     #[arg(long)]
     no_probe: bool,
 
+    /// On a network of rnet: let frames with other source addresses than its own through, for routers and labs
+    #[arg(long)]
+    allow_spoof: bool,
+
     /// Replace an attachment of the same interface that differs; its MAC address and its -l name stay unless others are
     /// given [default: refuse]
     #[arg(long)]
@@ -134,6 +138,7 @@ impl AttachArgs {
             no_default_route: f.no_default_route,
             no_persist: f.no_persist,
             no_probe: f.no_probe,
+            allow_spoof: f.allow_spoof,
             replace: f.replace,
         };
         if let Some(word) = &self.mac_word {

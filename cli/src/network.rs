@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use rnet_api::{ApiError, Network, NetworkConnect, NetworkDisconnect};
 use rnet_model::{
-    AddressRange, ContainerRef, IfName, InvalidInput, Kind, MacAddr, NetworkName, NetworkSpec, Subnet, Toggle,
-    one_of_each_family,
+    AddressRange, ContainerRef, EndpointOptions, IfName, InvalidInput, Kind, MacAddr, NetworkName, NetworkSpec, Subnet,
+    Toggle, one_of_each_family,
 };
 
 use crate::attach::{print_detached, render_reply};
@@ -301,8 +301,8 @@ fn rm(names: &[String], force: bool, ctx: &Context) -> Result<u8, ApiError> {
 
 fn connect(args: ConnectArgs, ctx: &Context) -> Result<u8, ApiError> {
     one_of_each_family(&args.ips)?;
-    let request =
-        NetworkConnect { container: args.container, identity: None, ips: args.ips, mac: args.mac, ifname: args.ifname };
+    let options = EndpointOptions { ips: args.ips, mac: args.mac, ifname: args.ifname, ..EndpointOptions::default() };
+    let request = NetworkConnect { container: args.container, identity: None, options };
     let reply = ctx.client().connect_network(&args.network, &request)?;
     if ctx.json {
         output::json(&reply)?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use rnet_api::{ApiError, AttachRequest, Client, DetachRequest, DetachWhich, Identity, NetworkConnect};
-use rnet_model::{ContainerName, ContainerRef, Engine, Kind, NetworkName};
+use rnet_model::{ContainerName, ContainerRef, EndpointOptions, Engine, Kind, NetworkName};
 
 use self::annotations::Wish;
 use self::state::State;
@@ -167,7 +167,7 @@ fn grant(wish: Wish, container: &ContainerRef, identity: &Identity, netd: &impl 
     match wish {
         Wish::Network(network) => {
             let container = container.clone();
-            let request = NetworkConnect { container, identity, ips: Vec::new(), mac: None, ifname: None };
+            let request = NetworkConnect { container, identity, options: EndpointOptions::default() };
             netd.connect(&network, &request)
         }
         Wish::Attach(spec) => netd.attach(&AttachRequest { spec: *spec, dry_run: false, identity }),

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use rnet_model::{
-    AttachSpec, ContainerName, ContainerRef, EndpointId, Engine, IfAddr, IfName, MacAddr, NetworkId, NetworkName,
-    NetworkSpec, RouteSpec, SandboxId, Subnet,
+    AttachSpec, ContainerName, ContainerRef, DnsName, EndpointId, EndpointOptions, Engine, ExposedPort, IfAddr, IfName,
+    MacAddr, NetworkId, NetworkName, NetworkSpec, PortSpec, PublishedPort, RouteSpec, SandboxId, Subnet,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,15 @@ pub struct Endpoint {
     /// Additional routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteSpec>,
+    /// Further names on its network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<DnsName>,
+    /// Its claim to the default route.
+    #[serde(default)]
+    pub gw_priority: i32,
+    /// Whether it may send from other addresses than its own.
+    #[serde(default)]
+    pub allow_spoof: bool,
     /// Metric of its routes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
@@ -203,15 +212,9 @@ pub struct NetworkConnect {
     /// Names the container found by `container`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
-    /// Static addresses, at most one per family.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ips: Vec<IpAddr>,
-    /// MAC address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<MacAddr>,
-    /// Name inside; default: the first free `ethN`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ifname: Option<IfName>,
+    /// The interface.
+    #[serde(default)]
+    pub options: EndpointOptions,
 }
 
 /// `POST /v1/networks/{name}/disconnect`.
@@ -220,6 +223,46 @@ pub struct NetworkConnect {
 pub struct NetworkDisconnect {
     /// Which container.
     pub container: ContainerRef,
+}
+
+/// `POST /v1/publish`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// Which container.
+    pub container: ContainerRef,
+    /// What; all of it or nothing.
+    pub ports: Vec<PortSpec>,
+}
+
+/// `POST /v1/unpublish`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnpublishRequest {
+    /// Which container; also one that has ended.
+    pub container: ContainerRef,
+    /// As they were published or are listed; empty = all.
+    pub ports: Vec<PortSpec>,
+}
+
+/// What was published at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Publication {
+    /// Engine of the container.
+    pub engine: Engine,
+    /// Full id of the container.
+    pub container_id: String,
+    /// Name of the container.
+    pub container: String,
+    /// As asked for.
+    pub spec: PortSpec,
+    /// As it is, with the ports of the host that were chosen.
+    pub port: PublishedPort,
+    /// The container's addresses it leads to, at most one per family; none while the container does not run.
+    pub targets: Vec<IpAddr>,
+    /// Whether the host's firewall keeps the outside from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed_by_host: bool,
 }
 
 /// One address in use.
@@ -304,16 +347,52 @@ pub struct Sandbox {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// `POST /v1/sandboxes/{container_id}/connect`: connects the networks and brings persistent attachments back.
+/// A network that a container is to be on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnNetwork {
+    /// Which.
+    pub network: NetworkName,
+    /// The interface.
+    #[serde(default)]
+    pub options: EndpointOptions,
+}
+
+impl From<NetworkName> for OnNetwork {
+    fn from(network: NetworkName) -> Self {
+        OnNetwork { network, options: EndpointOptions::default() }
+    }
+}
+
+/// `POST /v1/sandboxes/{container_id}/connect`: connects the networks, publishes the ports and brings persistent
+/// attachments back; all of it or nothing.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectRequest {
     /// Networks, in the order of the interfaces.
-    pub networks: Vec<NetworkName>,
-    /// Static addresses of the first network.
-    pub ips: Vec<IpAddr>,
-    /// MAC address on the first network.
-    pub mac: Option<MacAddr>,
+    pub networks: Vec<OnNetwork>,
+    /// Ports to publish.
+    pub ports: Vec<PortSpec>,
+    /// Ports it listens on: for names of services, links and `publish_all`.
+    pub expose: Vec<ExposedPort>,
+    /// Publishes what is exposed and not in `ports`, each at a free port of the host.
+    pub publish_all: bool,
+    /// What is asked about names from within, and under which it is known.
+    pub names: ContainerNames,
+    /// Containers whose exposed ports it reaches also where containers do not reach each other.
+    pub links: Vec<ContainerName>,
+}
+
+/// A container's part in the name service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainerNames {
+    /// Its hostname.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<DnsName>,
+    /// Where names of the outside are asked for; default: as the networks say, else the host's name servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<IpAddr>,
 }
 
 /// One end of a link between two sandboxes.

@@ -242,6 +242,9 @@ pub struct AttachOptions {
     /// Do not ask the LAN whether the address is in use.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_probe: bool,
+    /// On a network of rnet: frames with other source addresses than its own are let through.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_spoof: bool,
     /// Replace an attachment that differs.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replace: bool,

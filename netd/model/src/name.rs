@@ -104,6 +104,42 @@ impl FromStr for ContainerName {
     }
 }
 
+/// A name in the DNS: labels of letters, digits, hyphens and underscores, each at most 63 bytes, 253 in all, without
+/// the final dot (RFC 1035 section 2.3.4; underscores are in no host name and in many that people use). Compared
+/// without regard to case: kept in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DnsName(String);
+
+impl DnsName {
+    /// The text, in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it has one label only.
+    pub fn is_single_label(&self) -> bool {
+        !self.0.contains('.')
+    }
+}
+
+impl FromStr for DnsName {
+    type Err = InvalidInput;
+    fn from_str(s: &str) -> Result<Self, InvalidInput> {
+        let bad = |why: &str| InvalidInput::new("DNS name", s, why);
+        let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let label =
+            |l: &str| (1..=63).contains(&l.len()) && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(fine);
+        let text = s.strip_suffix('.').unwrap_or(s);
+        if text.len() > 253 {
+            return Err(bad("is longer than 253 bytes"));
+        }
+        if !text.split('.').all(label) {
+            return Err(bad("is not labels of 1 to 63 letters, digits and hyphens with dots between them"));
+        }
+        Ok(DnsName(text.to_ascii_lowercase()))
+    }
+}
+
 macro_rules! display_as_text {
     ($($ty:ty),*) => {$(
         impl fmt::Display for $ty {
@@ -118,10 +154,11 @@ macro_rules! display_as_text {
         }
     )*};
 }
-display_as_text!(IfName, NetworkName, ContainerName);
+display_as_text!(IfName, NetworkName, ContainerName, DnsName);
 string_value!(IfName, "interface name, 1 to 15 bytes");
 string_value!(NetworkName, "network name, [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most 63 bytes");
 string_value!(ContainerName, "container name or id, [a-zA-Z0-9][a-zA-Z0-9_.-]*, at most 128 bytes");
+string_value!(DnsName, "DNS name, labels of at most 63 bytes, at most 253 bytes");
 
 #[cfg(test)]
 mod tests {
@@ -136,6 +173,17 @@ mod tests {
             ["", ".", "..", "a/b", "a b", "a\tb", "a:1", "sixteen-bytes-xx", "é", "-x", "a%d", "a\0", "all", "default"]
         {
             assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_dns() {
+        for (text, kept) in [("Web.Example.org.", "web.example.org"), ("db_1", "db_1"), ("a", "a")] {
+            assert_eq!(text.parse::<DnsName>().map(|n| n.to_string()), Ok(kept.to_owned()));
+        }
+        let long = "a".repeat(64);
+        for bad in ["", ".", "a..b", "-a", "a-", "a b", "a/b", "*.a", "a\n", "\u{fc}", long.as_str()] {
+            assert!(bad.parse::<DnsName>().is_err(), "{bad:?}");
         }
     }
 

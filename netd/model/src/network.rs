@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::InvalidInput;
-use crate::{AddressRange, IfName, NetworkName, Subnet};
+use crate::{AddressRange, DnsName, IfName, MacAddr, NetworkName, Rate, Subnet};
 
 /// Which plugin makes the links of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +56,63 @@ impl std::fmt::Display for Toggle {
     }
 }
 
+/// How a network is joined to the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayMode {
+    /// Containers leave under the host's address, published ports are ports of the host.
+    #[default]
+    Nat,
+    /// Containers are reached at their own addresses, at published ports only; no address is replaced.
+    Routed,
+}
+
+impl std::str::FromStr for GatewayMode {
+    type Err = InvalidInput;
+    fn from_str(s: &str) -> Result<Self, InvalidInput> {
+        match s {
+            "nat" => Ok(GatewayMode::Nat),
+            "routed" => Ok(GatewayMode::Routed),
+            _ => Err(InvalidInput::new("gateway mode", s, "is neither nat nor routed")),
+        }
+    }
+}
+
+impl std::fmt::Display for GatewayMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(if *self == GatewayMode::Nat { "nat" } else { "routed" })
+    }
+}
+
+/// What can be asked of one interface on a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointOptions {
+    /// Static addresses, at most one per family; default: the next free ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
+    /// MAC address; default: random, locally administered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Name inside; default: the first free `ethN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<IfName>,
+    /// Further names on this network; several containers may have the same one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<DnsName>,
+    /// The network with the highest priority gives the default route; between equal ones the one connected first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub gw_priority: i32,
+    /// Frames with other source addresses than its own are let through: for routers and labs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_spoof: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(n: &i32) -> bool {
+    *n == 0
+}
+
 /// Whether traffic may pass between this network and others.
 pub type Isolation = Toggle;
 
@@ -96,6 +153,37 @@ pub struct NetworkSpec {
     /// Source addresses are replaced by the host's on the way out.
     #[serde(default = "on")]
     pub masquerade: Toggle,
+    /// Containers of the network reach each other.
+    #[serde(default = "on")]
+    pub icc: Toggle,
+    /// How it is joined to the outside.
+    #[serde(default)]
+    pub gateway_mode: GatewayMode,
+    /// Addresses of the host under which traffic leaves, at most one per family; default: that of the interface it
+    /// leaves by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outbound: Vec<IpAddr>,
+    /// Containers find each other by name.
+    #[serde(default = "on")]
+    pub dns: Toggle,
+    /// Where names of the outside are asked for; default: the host's name servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_forward: Vec<IpAddr>,
+    /// Domain of the network: search domain of its containers, and their names end with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DnsName>,
+    /// Most that one interface receives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_ingress: Option<Rate>,
+    /// Most that one interface sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_egress: Option<Rate>,
+    /// The bridge tells VLANs apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vlan_aware: bool,
+    /// Options that mean nothing to rnet: kept and shown.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
     /// MTU in bytes; default: the smallest of the host's default routes' devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
@@ -125,6 +213,16 @@ impl NetworkSpec {
             internal: false,
             isolate: Toggle::On,
             masquerade: Toggle::On,
+            icc: Toggle::On,
+            gateway_mode: GatewayMode::Nat,
+            outbound: Vec::new(),
+            dns: Toggle::On,
+            dns_forward: Vec::new(),
+            domain: None,
+            rate_ingress: None,
+            rate_egress: None,
+            vlan_aware: false,
+            options: BTreeMap::new(),
             mtu: None,
             bridge: None,
             labels: BTreeMap::new(),

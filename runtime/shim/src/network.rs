@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rnet_api::{ApiError, Client, ConnectRequest, SandboxRequest};
+use rnet_api::{ApiError, Client, ConnectRequest, OnNetwork, SandboxRequest};
 use rnet_kernel::{KernelError, LinkOp, Links as _, Netns, Route};
 use rnet_model::{ContainerName, Kind, NetworkMode};
 use rnet_runtime::bundle::{NetworkNamespace, OwnFiles, Sysctls, ping_groups};
@@ -137,7 +137,12 @@ impl Network {
             NetworkMode::Networks(networks) => networks.clone(),
             _ => Vec::new(),
         };
-        let request = ConnectRequest { networks, ips: settings.ips.clone(), mac: settings.mac };
+        let mut networks: Vec<OnNetwork> = networks.into_iter().map(OnNetwork::from).collect();
+        if let Some(first) = networks.first_mut() {
+            first.options.ips.clone_from(&settings.ips);
+            first.options.mac = settings.mac;
+        }
+        let request = ConnectRequest { networks, ..ConnectRequest::default() };
         let endpoints = Client::new(store.root()).connect_sandbox(&container.record.id.name(), &request)?;
         Ok(endpoints.iter().flat_map(|e| &e.addresses).map(|a| a.ip()).collect())
     }

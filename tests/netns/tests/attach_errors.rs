@@ -347,9 +347,10 @@ fn words_that_mean_another_command() {
         let request = rnet_api::NetworkConnect {
             container: "web".parse().unwrap(),
             identity: None,
-            ips: vec!["10.9.0.7".parse().unwrap(), "10.9.0.8".parse().unwrap()],
-            mac: None,
-            ifname: None,
+            options: rnet_model::EndpointOptions {
+                ips: vec!["10.9.0.7".parse().unwrap(), "10.9.0.8".parse().unwrap()],
+                ..Default::default()
+            },
         };
         let refused = host.client().connect_network("blue", &request).unwrap_err();
         assert_eq!(i32::from(refused.kind.exit_code()), INVALID, "{refused}");

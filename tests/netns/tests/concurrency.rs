@@ -35,9 +35,7 @@ fn connect_and_disconnect(client: &rnet_api::Client, n: usize) {
         let request = NetworkConnect {
             container: container.clone(),
             identity: None,
-            ips: Vec::new(),
-            mac: None,
-            ifname: ifname.clone(),
+            options: rnet_model::EndpointOptions { ifname: ifname.clone(), ..Default::default() },
         };
         client.connect_network("blue", &request).unwrap();
         client.disconnect_network("blue", &NetworkDisconnect { container: container.clone() }).unwrap();

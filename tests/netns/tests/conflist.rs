@@ -294,7 +294,10 @@ fn sandbox(host: &Host, networks: &[&str]) -> Result<Vec<Endpoint>, rnet_api::Ap
     let networks: Vec<rnet_model::NetworkName> = networks.iter().map(|n| n.parse().unwrap()).collect();
     let (id, name) = ("0123456789ab".parse().unwrap(), "box".parse().unwrap());
     client.create_sandbox(&SandboxRequest { container_id: id, container_name: name, networks: networks.clone() })?;
-    client.connect_sandbox(&"0123456789ab".parse().unwrap(), &ConnectRequest { networks, ..Default::default() })
+    client.connect_sandbox(
+        &"0123456789ab".parse().unwrap(),
+        &ConnectRequest { networks: networks.into_iter().map(Into::into).collect(), ..Default::default() },
+    )
 }
 
 fn release(host: &Host, forget: bool) -> Result<rnet_api::Empty, rnet_api::ApiError> {

@@ -625,9 +625,7 @@ fn what_was_taken_away_while_netd_was_down_is_made_again() {
         let request = NetworkConnect {
             container: "web".parse().unwrap(),
             identity: None,
-            ips: Vec::new(),
-            mac: None,
-            ifname: None,
+            options: rnet_model::EndpointOptions::default(),
         };
         client.connect_network("blue", &request).unwrap();
         host.crash();

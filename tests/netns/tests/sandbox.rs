@@ -1,7 +1,10 @@
 //! Namespaces that netd keeps for containers: what the runtime asks for.
 
-use rnet_api::{ConnectRequest, Endpoint, Sandbox, SandboxRequest};
+use std::net::IpAddr;
+
+use rnet_api::{ConnectRequest, Endpoint, OnNetwork, Sandbox, SandboxRequest};
 use rnet_kernel::Netns;
+use rnet_model::NetworkName;
 use rnet_netns_harness::{Host, Output, SOON, Start, World, run, run_in, wait_for};
 
 fn host_with_network(world: &World) -> Host {
@@ -22,9 +25,18 @@ fn create(host: &Host, id: &str, networks: &[&str]) -> Sandbox {
 }
 
 fn connect(host: &Host, id: &str, networks: &[&str]) -> Vec<Endpoint> {
-    let request =
-        ConnectRequest { networks: networks.iter().map(|n| n.parse().unwrap()).collect(), ..ConnectRequest::default() };
+    let request = ConnectRequest { networks: networks.iter().map(|n| on(n)).collect(), ..ConnectRequest::default() };
     host.client().connect_sandbox(&id.parse().unwrap(), &request).unwrap()
+}
+
+fn on(network: &str) -> OnNetwork {
+    network.parse::<NetworkName>().unwrap().into()
+}
+
+fn with_ips(ips: Vec<IpAddr>) -> ConnectRequest {
+    let mut blue = on("blue");
+    blue.options.ips = ips;
+    ConnectRequest { networks: vec![blue], ..ConnectRequest::default() }
 }
 
 fn release(host: &Host, id: &str, forget: bool) {
@@ -117,10 +129,7 @@ fn a_connect_that_fails_leaves_the_sandbox_as_it_was() {
         host.container("last");
         host.rnet("network connect green last").ok();
         let sandbox = create(&host, "one", &["blue"]);
-        let request = ConnectRequest {
-            networks: vec!["blue".parse().unwrap(), "green".parse().unwrap()],
-            ..ConnectRequest::default()
-        };
+        let request = ConnectRequest { networks: vec![on("blue"), on("green")], ..ConnectRequest::default() };
         let error = host.client().connect_sandbox(&"one".parse().unwrap(), &request).unwrap_err();
         assert!(error.chain().contains("green"), "{}", error.chain());
         wait_for("the first network to be taken back", SOON, || {
@@ -167,7 +176,7 @@ fn sandboxes_survive_a_crash_and_ready_ones_do_not_pile_up() {
                 networks: vec!["blue".parse().unwrap()],
             };
             let _ = host.client().create_sandbox(&request);
-            let networks = ConnectRequest { networks: vec!["blue".parse().unwrap()], ..ConnectRequest::default() };
+            let networks = ConnectRequest { networks: vec![on("blue")], ..ConnectRequest::default() };
             let connected = host.client().connect_sandbox(&"late".parse().unwrap(), &networks);
             assert!(connected.is_err() && host.ended_by() == Some(9), "{point}");
             host.start();
@@ -256,7 +265,7 @@ fn a_full_pool_serves_every_address_and_gives_each_back_to_its_container() {
         let wanted = given["two"].iter().map(|a| a.ip()).collect::<Vec<_>>();
         create(&host, "one", &["blue"]);
         create(&host, "six", &["blue"]);
-        let request = ConnectRequest { networks: vec!["blue".parse().unwrap()], ips: wanted, mac: None };
+        let request = with_ips(wanted);
         let six = host.client().connect_sandbox(&"six".parse().unwrap(), &request).unwrap();
         assert_eq!(six[0].addresses, given["two"]);
         assert_eq!(connect(&host, "one", &["blue"])[0].addresses, given["one"]);
@@ -277,7 +286,7 @@ fn an_address_that_a_ready_interface_has_is_given_to_who_asks_for_it() {
         let two = create(&host, "two", &["blue"]);
         for (id, address) in [("three", ready[0]), ("four", *ready.last().unwrap())] {
             let sandbox = create(&host, id, &["blue"]);
-            let request = ConnectRequest { networks: vec!["blue".parse().unwrap()], ips: vec![address], mac: None };
+            let request = with_ips(vec![address]);
             let endpoints = host.client().connect_sandbox(&id.parse().unwrap(), &request).unwrap();
             assert_eq!(endpoints[0].addresses[0].ip(), address);
             let answered = host.run(&format!("arping -D -c 1 -w 1 -I {bridge} {address}")).code;
@@ -320,7 +329,7 @@ fn what_was_kept_for_one_who_let_it_go_is_not_his_after_a_crash() {
             host.rnet("network connect blue web").ok();
             restart(&host);
             create(&host, "one", &["blue"]);
-            let request = ConnectRequest { networks: vec!["blue".parse().unwrap()], ..ConnectRequest::default() };
+            let request = ConnectRequest { networks: vec![on("blue")], ..ConnectRequest::default() };
             let refused = host.client().connect_sandbox(&"one".parse().unwrap(), &request);
             assert!(refused.is_err(), "{let_go}: two have the same address: {refused:?}");
             assert!(!host.log().contains("cannot claim an address again"), "{let_go}");
@@ -362,10 +371,7 @@ fn a_start_that_fails_does_not_cost_a_container_its_address() {
         let was = connect(&host, "one", &["blue"])[0].addresses.clone();
         release(&host, "one", false);
         create(&host, "one", &["blue", "green"]);
-        let request = ConnectRequest {
-            networks: vec!["blue".parse().unwrap(), "green".parse().unwrap()],
-            ..ConnectRequest::default()
-        };
+        let request = ConnectRequest { networks: vec![on("blue"), on("green")], ..ConnectRequest::default() };
         host.client().connect_sandbox(&"one".parse().unwrap(), &request).unwrap_err();
         release(&host, "one", false);
         let held = host.client().allocations().unwrap();

@@ -140,16 +140,16 @@ impl Engine {
         target: &Target,
         asked: &Asked,
     ) -> Result<Begun, ApiError> {
-        one_of_each_family(&asked.ips)?;
+        one_of_each_family(&asked.options.ips)?;
         let here = inode(target.netns.id());
         let same = |r: &&ChainRecord| r.network == network && r.engine == target.engine && r.container_id == target.id;
         if let Some(found) = self.chains.values().find(same) {
             if found.phase != Phase::Live || found.netns != here {
                 return Ok(Begun::Leftover(found.id));
             }
-            let as_asked = asked.ips.iter().all(|ip| found.made.addresses.iter().any(|a| a.ip() == *ip))
-                && asked.mac.is_none_or(|mac| found.made.mac == Some(mac))
-                && asked.ifname.as_ref().is_none_or(|name| *name == found.ifname);
+            let as_asked = asked.options.ips.iter().all(|ip| found.made.addresses.iter().any(|a| a.ip() == *ip))
+                && asked.options.mac.is_none_or(|mac| found.made.mac == Some(mac))
+                && asked.options.ifname.as_ref().is_none_or(|name| *name == found.ifname);
             if as_asked {
                 let endpoint = self.show_chain(found);
                 return Ok(Begun::There(Box::new(AttachReply {
@@ -166,7 +166,7 @@ impl Engine {
         }
         self.refuse_ended(target)?;
         let inside = self.look_inside(&target.netns, &target.name)?;
-        let ifname = match &asked.ifname {
+        let ifname = match &asked.options.ifname {
             Some(name) if inside.has(name) => {
                 let text = format!("{} already has an interface {name}", target.name);
                 return Err(ApiError::new(Kind::Conflict, text).hint("choose another name, or leave it out"));
@@ -186,8 +186,8 @@ impl Engine {
             path: self.path_of(target),
             netns: here,
             ifname,
-            ips: asked.ips.clone(),
-            mac: asked.mac,
+            ips: asked.options.ips.clone(),
+            mac: asked.options.mac,
             made: Made::default(),
             phase: Phase::Wiring,
             generation: 1,
@@ -336,6 +336,9 @@ impl Engine {
             addresses: r.made.addresses.clone(),
             gateways: r.made.gateways.clone(),
             routes: Vec::new(),
+            aliases: Vec::new(),
+            gw_priority: 0,
+            allow_spoof: false,
             metric: None,
             persistent: false,
             status: view::status(&r.phase),

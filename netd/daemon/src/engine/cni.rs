@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use rnet_api::{ApiError, CniAdd, CniCheck, CniDel, CniGc, CniId, CniReply, CniStatus, Empty, Endpoint};
 use rnet_kernel::Links;
-use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, NetworkName};
+use rnet_model::{
+    EndpointId, EndpointOptions, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, NetworkName,
+};
 use rnet_plugins_builtin::port;
 
 use super::Engine;
@@ -20,9 +22,12 @@ impl Engine {
         let network = self.network_for_cni(&request.network)?;
         self.refuse_ended(target)?;
         let asked = Asked {
-            ips: request.ips.clone(),
-            mac: request.mac,
-            ifname: Some(request.id.ifname.clone()),
+            options: EndpointOptions {
+                ips: request.ips.clone(),
+                mac: request.mac,
+                ifname: Some(request.id.ifname.clone()),
+                ..EndpointOptions::default()
+            },
             list: Some(request.list.clone()),
         };
         let endpoint = self.connect_to(network, target, &asked)?.endpoint;
@@ -48,7 +53,7 @@ impl Engine {
 
     /// An interface is added once. What an earlier life of the container has left is removed.
     pub(super) fn refuse_added(&mut self, target: &Target, asked: &Asked) -> Result<(), ApiError> {
-        let same = |r: &&EndpointRecord| asked.ifname.as_ref() == Some(&r.ifname);
+        let same = |r: &&EndpointRecord| asked.options.ifname.as_ref() == Some(&r.ifname);
         let Some(found) = self.of_container(target.engine, &target.id).into_iter().find(same).cloned() else {
             return Ok(());
         };

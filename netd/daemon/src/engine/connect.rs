@@ -1,10 +1,8 @@
 //! Networks' interfaces: the address comes from the network's pools, the link may come ready-made.
 
-use std::net::IpAddr;
-
 use rnet_api::{ApiError, AttachReply, NetworkConnect, NetworkDisconnect, Outcome};
 use rnet_kernel::{LinkOp, Links};
-use rnet_model::{IfName, Kind, MacAddr, NetworkId, one_of_each_family};
+use rnet_model::{EndpointOptions, Kind, MacAddr, NetworkId, one_of_each_family};
 use rnet_plan::{Action, Place, Plan, apply};
 use rnet_plugins_builtin::port::{self, Wanted};
 
@@ -21,22 +19,20 @@ use crate::resolve::Target;
 /// What may be asked of one interface on a network.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asked {
-    pub(super) ips: Vec<IpAddr>,
-    pub(super) mac: Option<MacAddr>,
-    pub(super) ifname: Option<IfName>,
+    pub(super) options: EndpointOptions,
     /// What a CNI runtime calls its network, if it asks; it names the interface then.
     pub(super) list: Option<String>,
 }
 
 impl Asked {
     /// By `rnet network connect`.
-    pub(super) fn of(request: &NetworkConnect) -> Self {
-        Asked { ips: request.ips.clone(), mac: request.mac, ifname: request.ifname.clone(), list: None }
+    pub(super) fn of(options: &EndpointOptions) -> Self {
+        Asked { options: options.clone(), list: None }
     }
 
     /// Who will hold the addresses.
     fn owner(&self, target: &Target) -> String {
-        match (&self.list, &self.ifname) {
+        match (&self.list, &self.options.ifname) {
             (Some(_), Some(ifname)) => cni_owner(target.engine, &target.id, ifname),
             _ => owner(target.engine, &target.id),
         }
@@ -60,7 +56,7 @@ impl Engine {
     ) -> Result<AttachReply, ApiError> {
         let network = self.find_network(name)?;
         self.refuse_ended(target)?;
-        self.connect_to(network, target, &Asked::of(request))
+        self.connect_to(network, target, &Asked::of(&request.options))
     }
 
     /// Connects a container to a network, or finds that it is.
@@ -70,7 +66,7 @@ impl Engine {
         target: &Target,
         asked: &Asked,
     ) -> Result<AttachReply, ApiError> {
-        one_of_each_family(&asked.ips)?;
+        one_of_each_family(&asked.options.ips)?;
         if self.is_listed(network) {
             // It became one between two jobs.
             return Err(ApiError::new(Kind::Retry, "the network has changed").hint("repeat the request"));
@@ -125,9 +121,9 @@ impl Engine {
             self.give_back(found.network, &found.addresses, &found.owner());
             return Ok(None);
         }
-        let as_asked = asked.ips.iter().all(|ip| found.addresses.iter().any(|a| a.ip() == *ip))
-            && asked.mac.is_none_or(|mac| mac == found.mac)
-            && asked.ifname.as_ref().is_none_or(|name| *name == found.ifname);
+        let as_asked = asked.options.ips.iter().all(|ip| found.addresses.iter().any(|a| a.ip() == *ip))
+            && asked.options.mac.is_none_or(|mac| mac == found.mac)
+            && asked.options.ifname.as_ref().is_none_or(|name| *name == found.ifname);
         let name = &self.networks[&network].record.spec.name;
         if !as_asked {
             return Err(ApiError::new(
@@ -150,7 +146,7 @@ impl Engine {
     ) -> Result<EndpointRecord, ApiError> {
         let spec = &self.networks[&network].record.spec;
         let id = prewired.map_or_else(clock::endpoint_id, |p| p.endpoint);
-        let ifname = match (&asked.ifname, prewired) {
+        let ifname = match (&asked.options.ifname, prewired) {
             (Some(name), _) if inside.has(name) => {
                 return Err(ApiError::new(Kind::Conflict, format!("{} already has an interface {name}", target.name))
                     .hint("choose another name, or leave it out"));
@@ -169,12 +165,19 @@ impl Engine {
             master: spec.bridge.clone().expect("a network has a bridge from its creation on"),
             ifname,
             host_ifname: prewired.map_or_else(|| tag::host_ifname(id), |p| p.host_ifname.clone()),
-            mac: asked.mac.or_else(|| prewired.map(|p| p.mac)).unwrap_or_else(|| MacAddr::local(clock::random())),
+            mac: asked
+                .options
+                .mac
+                .or_else(|| prewired.map(|p| p.mac))
+                .unwrap_or_else(|| MacAddr::local(clock::random())),
             mtu: spec.mtu.expect("a network has an MTU from its creation on"),
             addresses: resolved.addresses.clone(),
             metric: inside.next_metric(&resolved.gateways),
             gateways: resolved.gateways.clone(),
             routes: Vec::new(),
+            aliases: asked.options.aliases.clone(),
+            gw_priority: asked.options.gw_priority,
+            allow_spoof: asked.options.allow_spoof,
             persistent: false,
             phase: Phase::Wiring,
             netns: inode(target.netns.id()),
@@ -194,12 +197,12 @@ impl Engine {
         owner: &str,
     ) -> Result<Resolved, ApiError> {
         if let Some(ready) = ready {
-            if let Some(resolved) = self.take_over(ready, &asked.ips, owner) {
+            if let Some(resolved) = self.take_over(ready, &asked.options.ips, owner) {
                 return Ok(resolved);
             }
             self.drop_prepared(ready);
         }
-        self.allocate(network, &asked.ips, owner)
+        self.allocate(network, &asked.options.ips, owner)
     }
 
     /// The cold way: the link is made.
@@ -249,7 +252,7 @@ impl Engine {
         if sandbox.netns.id() != target.netns.id() {
             return None;
         }
-        let fits = |p: &Prewired| p.network == network && asked.ifname.as_ref().is_none_or(|n| *n == p.ifname);
+        let fits = |p: &Prewired| p.network == network && asked.options.ifname.as_ref().is_none_or(|n| *n == p.ifname);
         let prewired = sandbox.record.prewired.take_if(|p| fits(p))?;
         self.ready_ports.remove(&prewired.host_ifname);
         if let Some(inside) = sandbox.inside.take() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rnet_api::{
     ApiError, AttachReply, ConnectRequest, DetachRequest, Empty, Endpoint, Network, NetworkConnect, NetworkDisconnect,
+    OnNetwork,
 };
 use rnet_model::{ContainerName, EndpointId, Kind, NetworkId, NetworkSpec};
 use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
@@ -259,7 +260,7 @@ impl Handle {
         target: Target,
     ) -> Result<AttachReply, ApiError> {
         let inside = super::handle::open_inside(&target.netns).await;
-        let (asked, whom) = (Asked::of(&request), target.clone());
+        let (asked, whom) = (Asked::of(&request.options), target.clone());
         let done = self
             .call(move |e| {
                 if let Some(network) = e.find_listed(&name) {
@@ -322,7 +323,7 @@ impl Handle {
         let (name, asked) = (id.clone(), request.clone());
         let plain = self
             .call(move |e| {
-                let listed = asked.networks.iter().any(|n| e.find_listed(n.as_str()).is_some());
+                let listed = asked.networks.iter().any(|n| e.find_listed(n.network.as_str()).is_some());
                 if listed { e.sandbox_target(&name).map(Err) } else { e.connect_sandbox(&name, &asked).map(Ok) }
             })
             .await?;
@@ -339,11 +340,8 @@ impl Handle {
     async fn connect_mixed(&self, target: Target, request: ConnectRequest) -> Result<Vec<Endpoint>, ApiError> {
         let _turn = self.driver.container(key(target.engine, &target.id)).await;
         let mut done = Vec::new();
-        for (index, name) in request.networks.iter().enumerate() {
-            let asked = match index {
-                0 => Asked { ips: request.ips.clone(), mac: request.mac, ..Asked::default() },
-                _ => Asked::default(),
-            };
+        for OnNetwork { network: name, options } in &request.networks {
+            let asked = Asked::of(options);
             let (t, a, n) = (target.clone(), asked.clone(), name.clone());
             let listed = self
                 .call(move |e| match e.find_listed(n.as_str()) {

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, Sandbox, SandboxRequest};
+use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, OnNetwork, Sandbox, SandboxRequest};
 use rnet_ipam::State;
 use rnet_kernel::{LinkOp, Links, Netns, Route};
 use rnet_model::{
@@ -172,6 +172,9 @@ impl Engine {
             addresses: resolved.addresses,
             gateways: resolved.gateways,
             routes: Vec::new(),
+            aliases: Vec::new(),
+            gw_priority: 0,
+            allow_spoof: false,
             metric: None,
             persistent: false,
             phase: Phase::Wiring,
@@ -226,11 +229,8 @@ impl Engine {
 
     fn connect_all(&mut self, target: &Target, request: &ConnectRequest) -> Result<(), ApiError> {
         let mut made = Vec::new();
-        for (index, name) in request.networks.iter().enumerate() {
-            let asked = match index {
-                0 => Asked { ips: request.ips.clone(), mac: request.mac, ..Asked::default() },
-                _ => Asked::default(),
-            };
+        for OnNetwork { network: name, options } in &request.networks {
+            let asked = Asked::of(options);
             match self.connect_one(target, name, &asked) {
                 Ok(connected) => made.push(connected),
                 Err(error) => {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use rnet_api::LinkRequest;
 use rnet_model::{
-    AttachSpec, EndpointId, Engine, IfAddr, IfName, MacAddr, NetworkId, NetworkSpec, RouteSpec, SandboxId, Subnet,
+    AttachSpec, DnsName, EndpointId, Engine, IfAddr, IfName, MacAddr, NetworkId, NetworkSpec, RouteSpec, SandboxId,
+    Subnet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,15 @@ pub(super) struct EndpointRecord {
     pub(super) gateways: Vec<IpAddr>,
     pub(super) routes: Vec<RouteSpec>,
     pub(super) metric: Option<u32>,
+    /// Further names on its network.
+    #[serde(default)]
+    pub(super) aliases: Vec<DnsName>,
+    /// Its claim to the default route.
+    #[serde(default)]
+    pub(super) gw_priority: i32,
+    /// Whether it may send from other addresses than its own.
+    #[serde(default)]
+    pub(super) allow_spoof: bool,
     pub(super) persistent: bool,
     pub(super) phase: Phase,
     /// Inode of the namespace: a number that is not reused while the namespace lives.
