@@ -125,7 +125,8 @@ impl Directory {
     /// Whom to ask for what is not here: `None` when nobody may be asked, empty for the servers of the host.
     pub(crate) fn upstreams(&self, asker: &Asker) -> Option<Vec<SocketAddr>> {
         let networks = self.read();
-        let mut outward = asker.networks.iter().filter_map(|id| networks.get(id)).filter(|e| !e.zone.internal).peekable();
+        let mut outward =
+            asker.networks.iter().filter_map(|id| networks.get(id)).filter(|e| !e.zone.internal).peekable();
         outward.peek()?;
         if !asker.upstreams.is_empty() {
             return Some(asker.upstreams.clone());

@@ -17,6 +17,7 @@ mod detach;
 mod drive;
 mod handle;
 mod link;
+mod naming;
 mod network;
 mod notice;
 mod ready;
