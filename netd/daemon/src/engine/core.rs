@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rnet_api::{ApiError, Event, Root, Version};
 use rnet_ipam::Pool;
-use rnet_kernel::{Filter, KernelError, LinkState, Netns, NetnsId, Nft, ProcSys, Route};
+use rnet_kernel::{Filter, KernelError, LinkState, Linked, Netns, NetnsId, Nft, ProcSys, Route};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind, NetworkId, SandboxId};
 use rnet_store::{RunLog, StoreError};
 use tokio::sync::broadcast;
@@ -15,6 +15,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::chain::ChainRecord;
 use super::handle::Announcement;
+use super::host_firewall::HostDrops;
+use super::linked::Offers;
+use super::loopback::Loopback;
+use super::ports::{Ports, ProxyPorts};
 use super::reap::{Reaper, Retired};
 use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, SandboxRecord};
 use super::surfaces::{Kernel, Writer};
@@ -97,6 +101,23 @@ pub(crate) struct Engine {
     /// Those whose namespace has ended.
     pub(super) chores: UnboundedSender<EndpointId>,
 
+    /// Published ports.
+    pub(super) published: Ports,
+    /// What serves them on loopback.
+    pub(super) loopback: Loopback,
+    /// Where an earlier run listened on loopback.
+    pub(super) proxy_before: ProxyPorts,
+    /// What the host's firewall does with what comes in.
+    pub(super) host_drops: HostDrops,
+    /// What containers offer to linked ones.
+    pub(super) offers: Offers,
+    /// Exceptions for linked containers, as the packet filter has them.
+    pub(super) linked: BTreeSet<Linked>,
+    /// Whether those may be others by now.
+    pub(super) links_stale: bool,
+    /// Whether everything that was written down has been read: until then the packet filter may know more.
+    pub(super) recovered: bool,
+
     /// Detached attachments the store may still know.
     pub(super) tombstones: Vec<String>,
     /// When the networks are to be compared with the kernel.
@@ -146,6 +167,14 @@ impl Engine {
                 tables: None,
                 flows: None,
             },
+            published: Ports::default(),
+            loopback: Loopback::new(config.loopback_connections),
+            proxy_before: ProxyPorts::default(),
+            host_drops: HostDrops::default(),
+            offers: Offers::new(),
+            linked: BTreeSet::new(),
+            links_stale: false,
+            recovered: false,
             root,
             config,
             tag,
@@ -231,6 +260,7 @@ impl Engine {
     pub(super) fn remember(&mut self, record: EndpointRecord) {
         self.forget(record.id);
         let id = record.id;
+        self.touch_ports(record.engine, &record.container_id);
         self.by_container.entry((record.engine, record.container_id.clone())).or_default().push(id);
         for address in &record.addresses {
             self.by_address.insert((record.master.clone(), address.ip()), id);
@@ -243,6 +273,7 @@ impl Engine {
     /// Takes an endpoint out of all indexes.
     pub(super) fn forget(&mut self, id: EndpointId) -> Option<EndpointRecord> {
         let record = self.endpoints.remove(&id)?;
+        self.touch_ports(record.engine, &record.container_id);
         let key = (record.engine, record.container_id.clone());
         if let Some(ids) = self.by_container.get_mut(&key) {
             ids.retain(|other| *other != id);
@@ -306,6 +337,7 @@ impl Engine {
     /// What nobody waits for, after each answer: the neighbours are told, and the socket inside a container is closed,
     /// which would keep the namespace of an ended one alive.
     pub(super) fn after_work(&mut self) {
+        self.settle_ports();
         for announcement in self.announcements.drain(..) {
             let _ = self.announcer.send(announcement);
         }

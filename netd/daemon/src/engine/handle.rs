@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rnet_api::{
     Allocation, ApiError, AttachReply, AttachRequest, Bridge, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniReply,
-    CniStatus, Empty, Endpoint, Event, Link, LinkRequest, Network, Sandbox, SandboxRequest, Status, Version,
-    WaitRequest,
+    CniStatus, Empty, Endpoint, Event, Link, LinkRequest, Network, Publication, PublishRequest, Sandbox,
+    SandboxRequest, Status, UnpublishRequest, Version, WaitRequest,
 };
 use rnet_kernel::{FilterMonitor, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe};
 use rnet_model::{EndpointId, IfName, Kind, MacAddr};
@@ -186,6 +186,8 @@ impl Handle {
         let job = Box::new(move |engine: &mut Engine| {
             let begun = std::time::Instant::now();
             let result = job(engine);
+            // What is gone is closed by the time the answer says so.
+            engine.settle_ports();
             // A client that is gone does not matter.
             let _ = reply.send((result, begun.elapsed()));
         });
@@ -359,6 +361,21 @@ impl Handle {
     /// STATUS of plugin `rnet`.
     pub(crate) async fn cni_status(&self, request: CniStatus) -> Result<Empty, ApiError> {
         self.call(move |e| e.cni_status(&request)).await
+    }
+
+    /// Publishes ports.
+    pub(crate) async fn publish(&self, request: PublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.call(move |e| e.publish(&request)).await
+    }
+
+    /// Takes published ports back.
+    pub(crate) async fn unpublish(&self, request: UnpublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.call(move |e| e.unpublish(&request)).await
+    }
+
+    /// All published ports.
+    pub(crate) async fn publications(&self) -> Result<Vec<Publication>, ApiError> {
+        self.call(|e| Ok(e.publications())).await
     }
 
     /// Every address in use.

@@ -16,9 +16,15 @@ mod core;
 mod detach;
 mod drive;
 mod handle;
+mod host_firewall;
 mod link;
+mod linked;
+mod loopback;
 mod network;
 mod notice;
+mod port_probe;
+mod ports;
+mod publish;
 mod ready;
 mod reap;
 mod reconcile;
@@ -71,6 +77,10 @@ pub(crate) fn fail_points() -> Vec<String> {
         "chain-rm.commit",
         "links.log",
         "links.kernel",
+        "publish.filter",
+        "publish.commit",
+        "unpublish.commit",
+        "unpublish.filter",
     ];
     STEPS.iter().flat_map(|s| [(*s).to_owned(), format!("{s}.done")]).collect()
 }
