@@ -81,6 +81,7 @@ impl Engine {
             container: c.container.clone(),
             spec: entry.spec,
             port: entry.port,
+            routed: !c.targets.is_empty() && c.targets.behind_nat().next().is_none(),
             closed_by_host: outside(entry.port.host) && targets.iter().any(|ip| self.host_drops.drops(ip.is_ipv4())),
             targets,
         }
