@@ -154,6 +154,7 @@ impl Engine {
         }
         let Some(old) = draft.old else {
             let record = self.wire(record, &plan, netns)?;
+            self.order_gateways_or_warn(&record, netns);
             return Ok(AttachReply { outcome: Outcome::Created, endpoint: self.show(&record), plan: Vec::new() });
         };
         record.generation = old.generation + 1;

@@ -15,6 +15,7 @@ mod connect;
 mod core;
 mod detach;
 mod drive;
+mod gateway;
 mod handle;
 mod host_firewall;
 mod link;
@@ -49,6 +50,8 @@ pub(crate) fn fail_points() -> Vec<String> {
         "attach.veth",
         "attach.inside",
         "attach.commit",
+        "gateway.order",
+        "gateway.commit",
         "detach.log",
         "detach.retire",
         "detach.commit",

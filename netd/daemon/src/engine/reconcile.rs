@@ -60,6 +60,7 @@ impl Engine {
         self.recover_networks(&logged, &stored, &mut ours);
         self.recover_sandboxes(of_prefix(&logged, "sandbox/"));
         self.recover_endpoints(endpoints, &mut ours);
+        self.recover_gateways();
         self.recover_new_bridges(&mut ours);
         self.recover_reservations(&stored);
         self.recover_chains(of_prefix(&logged, "chain/"));

@@ -229,7 +229,10 @@ impl Engine {
         self.forget(record.id);
         let kept = record.clone();
         match self.wire(record, &plan, netns) {
-            Ok(_) => Ok(()),
+            Ok(record) => {
+                self.order_gateways_or_warn(&record, netns);
+                Ok(())
+            }
             Err(error) => {
                 self.park(kept, Some(&error));
                 Err(error)
