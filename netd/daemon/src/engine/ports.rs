@@ -241,7 +241,7 @@ mod tests {
         let inside = spec.container_ports;
         let port = PublishedPort {
             host: spec.host,
-            host_port: spec.host_ports.map_or(inside.first(), |p| p.first()),
+            host_port: spec.host_ports.unwrap_or(inside).first(),
             container_port: inside.first(),
             count: inside.count(),
             protocol: spec.protocol,

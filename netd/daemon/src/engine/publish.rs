@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rnet_api::{ApiError, Publication, PublishRequest, UnpublishRequest};
-use rnet_kernel::{Filter, FilterChange, FlowFilter, Links, Published, Sysctls};
+use rnet_kernel::{Family, Filter, FilterChange, FlowFilter, Links, Published, Sysctls};
 use rnet_model::{
     ContainerRef, Engine as ContainerEngine, ExposedPort, Kind, PortRange, PortSpec, Protocol, PublishedPort,
 };
@@ -512,17 +512,15 @@ impl Engine {
     /// Where the ports of a container lead: for each family the endpoint with its default route, if that is on a
     /// network of rnet.
     pub(super) fn targets_of(&self, owner: &Owner) -> Targets {
-        let live = |r: &&super::state::EndpointRecord| r.phase == Phase::Live;
-        let all: Vec<_> = self.of_container(owner.0, &owner.1).into_iter().filter(live).collect();
-        let gateway = |v4: bool| {
-            let with_default = all.iter().filter(|r| r.gateways.iter().any(|g| g.is_ipv4() == v4));
-            let best = with_default.min_by_key(|r| (std::cmp::Reverse(r.gw_priority), r.metric.unwrap_or(0)))?;
-            let spec = &self.networks.get(&best.network?)?.record.spec;
-            let address = best.addresses.iter().map(rnet_model::IfAddr::ip).find(|ip| ip.is_ipv4() == v4)?;
+        let gateway = |family: Family| {
+            let record = self.endpoints.get(&self.gateway_endpoint(owner.0, &owner.1, family)?)?;
+            let spec = &self.networks.get(&record.network?)?.record.spec;
+            let v4 = family == Family::V4;
+            let address = record.addresses.iter().map(rnet_model::IfAddr::ip).find(|ip| ip.is_ipv4() == v4)?;
             (!spec.internal).then_some((address, spec.gateway_mode))
         };
         let mut targets = Targets::default();
-        for (address, mode) in [true, false].into_iter().filter_map(gateway) {
+        for (address, mode) in [Family::V4, Family::V6].into_iter().filter_map(gateway) {
             match address {
                 IpAddr::V4(ip) => targets.v4 = Some((ip, mode)),
                 IpAddr::V6(ip) => targets.v6 = Some((ip, mode)),
