@@ -109,6 +109,10 @@ pub(crate) struct Engine {
     pub(super) proxy_before: ProxyPorts,
     /// What the host's firewall does with what comes in.
     pub(super) host_drops: HostDrops,
+    /// Whether that has been looked at; from then on changes are told.
+    pub(super) firewall_known: bool,
+    /// When it is to be looked at again.
+    pub(super) firewall_at: Option<Instant>,
     /// What containers offer to linked ones.
     pub(super) offers: Offers,
     /// Exceptions for linked containers, as the packet filter has them.
@@ -171,6 +175,8 @@ impl Engine {
             loopback: Loopback::new(config.loopback_connections),
             proxy_before: ProxyPorts::default(),
             host_drops: HostDrops::default(),
+            firewall_known: false,
+            firewall_at: None,
             offers: Offers::new(),
             linked: BTreeSet::new(),
             links_stale: false,
@@ -324,7 +330,8 @@ impl Engine {
         let repeat = self.repeats.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         let refill = self.wants_refill().then_some(REFILL_AFTER);
         let bury = (!self.tombstones.is_empty()).then_some(BURY_AFTER);
-        [reap, verify, repeat, refill, bury].into_iter().flatten().min()
+        let firewall = self.firewall_at.map(|at| at.saturating_duration_since(Instant::now()));
+        [reap, verify, firewall, repeat, refill, bury].into_iter().flatten().min()
     }
 
     /// Uses a socket inside a container that is open already.
@@ -349,6 +356,9 @@ impl Engine {
         if self.verify_at.is_some_and(|at| at <= Instant::now()) {
             self.verify_at = None;
             self.verify_networks();
+        } else if self.firewall_at.is_some_and(|at| at <= Instant::now()) {
+            self.firewall_at = None;
+            self.look_at_host_firewall();
         } else if self.repeats.front().is_some_and(|(at, _)| *at <= Instant::now()) {
             self.repeat_announcement();
         } else if self.wants_refill() {

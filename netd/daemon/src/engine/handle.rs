@@ -10,7 +10,9 @@ use rnet_api::{
     CniStatus, Empty, Endpoint, Event, Link, LinkRequest, Network, Publication, PublishRequest, Sandbox,
     SandboxRequest, Status, UnpublishRequest, Version, WaitRequest,
 };
-use rnet_kernel::{FilterMonitor, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe};
+use rnet_kernel::{
+    FilterMonitor, FilterTouched, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe,
+};
 use rnet_model::{EndpointId, IfName, Kind, MacAddr};
 use tokio::sync::{broadcast, oneshot};
 
@@ -152,8 +154,12 @@ async fn forward(mut monitor: Monitor, mailbox: mpsc::Sender<Message>) {
 }
 
 async fn forward_filter(mut monitor: FilterMonitor, mailbox: mpsc::Sender<Message>) {
-    while monitor.next().await.is_some() {
-        if mailbox.send(Message::Kernel(rnet_kernel::Event::Filter)).is_err() {
+    while let Some(touched) = monitor.next().await {
+        let message = match touched {
+            FilterTouched::Ours => Message::Kernel(rnet_kernel::Event::Filter),
+            FilterTouched::ChainsOfOthers => Message::Job(Box::new(Engine::firewall_changed)),
+        };
+        if mailbox.send(message).is_err() {
             return;
         }
     }

@@ -5,8 +5,8 @@
 //! the host's side of the container's bridge. It also joins the families: `[::1]:80` leads to a container with IPv4
 //! only.
 //!
-//! TCP has one listener per loopback address in use, on a port of its own: the packet filter leads the published ports
-//! there, and each connection is asked where it was meant to go. What was not led there is refused. UDP has a socket per
+//! TCP has one listener per family, on a port of its own: the packet filter leads the published ports of all loopback
+//! addresses there, and each connection is asked where it was meant to go. What was not led there is refused. UDP has a socket per
 //! published port. Everything runs on one thread, which is not there before it is needed.
 
 use std::cell::RefCell;
@@ -55,8 +55,6 @@ pub(super) struct Loopback {
     connections: usize,
     /// Where it listens on 127.0.0.1 and ::1.
     pub(super) ports: ProxyPorts,
-    /// Other loopback addresses that have a listener.
-    others: Vec<IpAddr>,
 }
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -65,13 +63,7 @@ const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 impl Loopback {
     /// Of at most so many connections. Nothing runs yet.
     pub(super) fn new(connections: usize) -> Self {
-        Loopback {
-            table: Table::default(),
-            orders: None,
-            connections,
-            ports: ProxyPorts::default(),
-            others: Vec::new(),
-        }
+        Loopback { table: Table::default(), orders: None, connections, ports: ProxyPorts::default() }
     }
 
     /// Starts the thread, unless it runs; `before` are the ports an earlier run listened on, which the packet filter may
@@ -96,31 +88,17 @@ impl Loopback {
         Ok(())
     }
 
-    /// Takes what the publication of a port needs: a listener for its address, or a socket of its own. The port itself
-    /// leads nowhere before [`Loopback::lead`].
-    pub(super) fn open(&mut self, protocol: Protocol, on: IpAddr, port: u16) -> std::io::Result<()> {
-        let Some(orders) = &self.orders else { return Ok(()) };
-        match protocol {
-            Protocol::Tcp if on == V4 || on == V6 || self.others.contains(&on) => {}
-            Protocol::Tcp => {
-                // The packet filter keeps the address and changes the port: it is the same everywhere.
-                let same = if on.is_ipv4() { self.ports.v4 } else { self.ports.v6 };
-                let listener = std::net::TcpListener::bind((on, same.unwrap_or_default()))?;
-                listener.set_nonblocking(true)?;
-                let _ = orders.send(Order::Listen(listener));
-                self.others.push(on);
-            }
-            Protocol::Udp => {
-                let socket = match std::net::UdpSocket::bind((on, port)) {
-                    // A host without IPv6.
-                    Err(e) if on == V6 && e.kind() == std::io::ErrorKind::AddrNotAvailable => return Ok(()),
-                    bound => bound?,
-                };
-                socket.set_nonblocking(true)?;
-                let _ = orders.send(Order::Serve(SocketAddr::new(on, port), socket));
-            }
-            Protocol::Sctp => {}
-        }
+    /// Takes what the publication of a port needs: a socket of its own, with UDP. The port itself leads nowhere before
+    /// [`Loopback::lead`].
+    pub(super) fn open(&self, protocol: Protocol, on: IpAddr, port: u16) -> std::io::Result<()> {
+        let (Protocol::Udp, Some(orders)) = (protocol, &self.orders) else { return Ok(()) };
+        let socket = match std::net::UdpSocket::bind((on, port)) {
+            // A host without IPv6.
+            Err(e) if on == V6 && e.kind() == std::io::ErrorKind::AddrNotAvailable => return Ok(()),
+            bound => bound?,
+        };
+        socket.set_nonblocking(true)?;
+        let _ = orders.send(Order::Serve(SocketAddr::new(on, port), socket));
         Ok(())
     }
 

@@ -155,7 +155,9 @@ impl Engine {
         if targets.is_empty() {
             return Err(self.why_unreachable(owner, name));
         }
-        self.look_at_host_firewall();
+        if !self.firewall_known {
+            self.look_at_host_firewall();
+        }
         let shared = match self.published.containers.get(owner) {
             Some(state) => state.owner.clone(),
             None => Arc::new(owner.clone()),
@@ -608,6 +610,9 @@ impl Engine {
             }
         }
         self.published.touched.clear();
+        if !self.published.containers.is_empty() {
+            self.look_at_host_firewall();
+        }
         let all: Vec<ContainerPorts> = self.published.containers.values().cloned().collect();
         for state in &all {
             if let Err(error) = self.open_loopback(state) {
