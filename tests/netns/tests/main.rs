@@ -17,5 +17,6 @@ mod hook;
 mod lab;
 mod network;
 mod privileges;
+mod publish;
 mod rootless;
 mod sandbox;
