@@ -275,7 +275,11 @@ impl Engine {
     pub(super) fn discard(&mut self, prewired: Option<Prewired>, netns: u64) {
         let Some(prewired) = prewired else { return };
         self.ready_ports.remove(&prewired.host_ifname);
-        let plan = port::del(&prewired.host_ifname, self.tag.group);
+        let plan = port::del(
+            &prewired.host_ifname,
+            self.limiter_of(prewired.endpoint, Some(prewired.network)).as_ref(),
+            self.tag.group,
+        );
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove a ready interface");
         }

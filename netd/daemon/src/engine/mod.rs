@@ -15,9 +15,11 @@ mod connect;
 mod core;
 mod detach;
 mod drive;
+mod edit;
 mod gateway;
 mod handle;
 mod host_firewall;
+mod limit;
 mod link;
 mod linked;
 mod loopback;
@@ -48,6 +50,8 @@ pub(crate) fn fail_points() -> Vec<String> {
         "attach.log",
         "attach.bridge",
         "attach.veth",
+        "attach.shaper",
+        "attach.rate",
         "attach.inside",
         "attach.commit",
         "gateway.order",
@@ -61,6 +65,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "network.sysctl",
         "network.filter",
         "network.commit",
+        "network-edit.log",
+        "network-edit.mtu",
+        "network-edit.filter",
+        "network-edit.shaper",
+        "network-edit.rate",
+        "network-edit.commit",
         "network-rm.commit",
         "network-rm.kernel",
         "bridge.log",
