@@ -16,5 +16,6 @@ mod docker;
 mod hook;
 mod lab;
 mod network;
+mod network_options;
 mod rootless;
 mod sandbox;

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 
 use rnet_api::ApiError;
-use rnet_kernel::{Family, LinkOp, Netns, RouteEntry};
+use rnet_kernel::{Family, LinkOp, Links as _, Netns, RouteEntry};
 use rnet_model::{EndpointId, Engine as ContainerEngine, Subnet};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
@@ -74,6 +74,21 @@ impl Engine {
     pub(super) fn order_gateways_or_warn(&mut self, record: &EndpointRecord, netns: &Netns) {
         if let Err(error) = self.order_gateways(record.engine, &record.container_id, netns) {
             tracing::warn!(container = record.container, error = error.chain(), "cannot order default routes");
+        }
+    }
+
+    /// A container's default routes through an interface that is cut off go at once, not with its device: the next
+    /// network has the traffic from now on.
+    pub(super) fn yield_gateway(&mut self, gone: &EndpointRecord) {
+        if gone.gateways.is_empty() || self.with_gateways(gone.engine, &gone.container_id).is_empty() {
+            return;
+        }
+        let Some(netns) = self.reopen(gone) else { return };
+        let ops: Vec<LinkOp> = defaults(gone).into_iter().map(LinkOp::DelRoute).collect();
+        let done = self.kernel.inside(&netns).and_then(|inside| inside.batch(&ops));
+        match done {
+            Ok(faults) => faults.iter().for_each(|f| tracing::debug!(error = %f.error, "a default route")),
+            Err(error) => tracing::debug!(%error, "default routes of a cut off interface"),
         }
     }
 
