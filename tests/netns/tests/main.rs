@@ -17,5 +17,6 @@ mod hook;
 mod lab;
 mod network;
 mod network_options;
+mod privileges;
 mod rootless;
 mod sandbox;
