@@ -53,6 +53,13 @@ impl Engine {
             add.extend(defaults(new));
             del.extend(defaults(old));
         }
+        // A route without a metric, once gone, would take the one with a metric along (fib_nh_match), and a crash may
+        // have left any of them.
+        let fail = |e| kernel(what.clone(), &e);
+        let there = self.kernel.inside(netns).and_then(|inside| inside.routes()).map_err(fail)?;
+        let is_there = |wanted: &RouteEntry| there.iter().any(|r| is_same(r, wanted));
+        add.retain(|r| !is_there(r));
+        del.retain(is_there);
         let change = |add: &[RouteEntry], del: &[RouteEntry]| {
             let add = add.iter().cloned().map(LinkOp::AddRoute);
             Action::Links(Place::Inside(netns.clone()), add.chain(del.iter().cloned().map(LinkOp::DelRoute)).collect())
@@ -155,6 +162,13 @@ fn moves<'a>(ranked: &[&'a EndpointRecord]) -> Vec<(&'a EndpointRecord, u32)> {
         next = next.saturating_add(u32::from(!fits));
     }
     out
+}
+
+/// Whether a default route is the one that is wanted.
+fn is_same(there: &RouteEntry, wanted: &RouteEntry) -> bool {
+    let metric = |r: &RouteEntry| r.metric.unwrap_or(if r.destination.is_ipv4() { 0 } else { METRIC6 });
+    (there.destination, there.via, &there.dev) == (wanted.destination, wanted.via, &wanted.dev)
+        && metric(there) == metric(wanted)
 }
 
 /// An endpoint's default routes.
