@@ -1,6 +1,9 @@
 //! Which of its networks gives a container the way out.
 
-use rnet_netns_harness::{Container, Host, SOON, World, run, wait_for};
+use rnet_api::{ConnectRequest, OnNetwork, SandboxRequest};
+use rnet_kernel::Netns;
+use rnet_model::{ContainerName, EndpointOptions};
+use rnet_netns_harness::{Container, Host, SOON, World, run, run_in, wait_for};
 
 fn host(world: &World, networks: &[(&str, &str)]) -> Host {
     let host = world.host("h1");
@@ -121,5 +124,33 @@ fn an_attachment_with_a_metric_decides_by_metrics() {
         assert_eq!(way(&web, "-4"), "lan");
         host.rnet("detach web lan").ok();
         assert_eq!(way(&web, "-4"), "blue");
+    });
+}
+
+#[test]
+fn a_container_that_starts_again_has_the_same_way_out() {
+    run(|world| {
+        let host = host(world, &V4);
+        let on = |network: &str, gw_priority| {
+            let options = EndpointOptions { gw_priority, ..EndpointOptions::default() };
+            OnNetwork { network: network.parse().unwrap(), options }
+        };
+        let networks = vec![on("blue", 0), on("green", 4), on("red", 4)];
+        let id: ContainerName = "box1".parse().unwrap();
+        let start = || {
+            let names = networks.iter().map(|n| n.network.clone()).collect();
+            let request = SandboxRequest { container_id: id.clone(), container_name: id.clone(), networks: names };
+            let sandbox = host.client().create_sandbox(&request).unwrap();
+            let request = ConnectRequest { networks: networks.clone(), ..ConnectRequest::default() };
+            host.client().connect_sandbox(&id, &request).unwrap();
+            let netns = Netns::open(&sandbox.netns).unwrap();
+            let mut ip = std::process::Command::new("ip");
+            run_in(&netns, ip.args(["-4", "route", "get", "198.51.100.1"])).ok().out
+        };
+        let first = start();
+        assert!(first.contains("via 10.2.0.1 "), "{first}");
+        host.client().release_sandbox(&id, false).unwrap();
+        assert_eq!(start(), first);
+        host.client().release_sandbox(&id, true).unwrap();
     });
 }
