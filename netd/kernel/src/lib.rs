@@ -29,6 +29,7 @@ pub use filter::rules;
 pub use filter::rules::NfTables;
 pub use filter::{
     Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Guard, Linked, Nft, Opened, Published, Redirected,
+    ruleset,
 };
 pub use links::{
     Address, AddressGeneration, Admin, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,
