@@ -30,7 +30,7 @@ const SET_COMMENT: u8 = 7;
 const COMMENT: u8 = 0;
 
 /// Appends the messages of a change.
-pub(super) fn change(out: &mut Messages, change: &Change) -> Result<(), Wrong> {
+pub(in crate::filter) fn change(out: &mut Messages, change: &Change) -> Result<(), Wrong> {
     match change {
         Change::EnsureTable(t) => plain(out, Verb::NewTable, NLM_F_CREATE, t, None),
         Change::OwnTable(t) => own_table(out, t),
@@ -374,7 +374,7 @@ fn narrow(len: usize) -> u32 {
 }
 
 /// `NFPROTO_*`.
-pub(super) fn number(family: Family) -> u8 {
+pub(in crate::filter) fn number(family: Family) -> u8 {
     match family {
         Family::Inet => 1,
         Family::Ip => 2,
