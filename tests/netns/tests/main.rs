@@ -17,6 +17,7 @@ mod docker;
 mod hook;
 mod lab;
 mod network;
+mod network_options;
 mod privileges;
 mod publish;
 mod rootless;
