@@ -59,13 +59,31 @@ fn exchange(to: SocketAddr, head: &str, body: Option<&Value>) -> std::io::Result
     let length = body.len();
     write!(stream, "{first} HTTP/1.1\r\n{host}{more}connection: close\r\ncontent-length: {length}\r\n\r\n{body}")?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
+    let mut piece = [0; 16 * 1024];
+    // Not every server closes a connection when it is asked to.
+    while !is_whole(&bytes) {
+        match stream.read(&mut piece)? {
+            0 => break,
+            n => bytes.extend_from_slice(&piece[..n]),
+        }
+    }
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("no end of the head"))?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
     let head = head.to_ascii_lowercase();
     let body = if head.contains("transfer-encoding: chunked") { joined(body) } else { body.to_owned() };
     Ok(Answer { status, head, body })
+}
+
+/// Whether an answer says how long it is, and is so long.
+fn is_whole(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
+    let head = head.to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| bytes.len() >= end + length)
+        || (head.contains("transfer-encoding: chunked") && bytes.ends_with(b"\r\n0\r\n\r\n"))
 }
 
 /// The chunks of a body without their lengths (RFC 9112, section 7.1).
