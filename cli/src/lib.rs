@@ -1,7 +1,7 @@
 //! The `rnet` command: words in, one or a few API calls, text or JSON out.
 //!
 //! Owns: the command line, how results and errors look, the OCI hook. Refuses: any decision about networks and any
-//! kernel access; both are netd's. A library, so that the generator of man pages and completions sees the same
+//! kernel access; both are netd's (`rnet doctor` looks by itself when there is no netd, and changes nothing). A library, so that the generator of man pages and completions sees the same
 //! definition as the binary.
 
 use std::path::PathBuf;
@@ -14,7 +14,9 @@ use rnet_model::{InvalidInput, Kind};
 mod attach;
 mod bridge;
 mod capture;
+mod doctor;
 mod events;
+mod explain;
 mod hook;
 mod info;
 mod interrupt;
@@ -22,6 +24,8 @@ pub mod lab;
 mod network;
 pub mod output;
 mod paint;
+mod ping;
+mod port;
 mod progress;
 mod runtime;
 mod stats;
@@ -99,6 +103,8 @@ enum Command {
     #[command(subcommand)]
     Bridge(bridge::BridgeCommand),
     #[command(flatten)]
+    Port(port::PortCommand),
+    #[command(flatten)]
     Runtime(runtime::RuntimeCommand),
     /// Deploy, inspect and destroy lab topologies
     #[command(subcommand)]
@@ -106,6 +112,9 @@ enum Command {
     /// Be an OCI hook: network for any OCI runtime's containers
     #[command(subcommand)]
     Hook(hook::HookCommand),
+    Doctor(doctor::DoctorArgs),
+    Explain(explain::ExplainArgs),
+    PingAll(ping::PingAllArgs),
     Stats(stats::StatsArgs),
     Capture(Box<capture::CaptureArgs>),
     Events(events::EventsArgs),
@@ -147,9 +156,13 @@ fn dispatch(command: Command, ctx: &Context) -> Result<u8, ApiError> {
         Command::Wait(args) => attach::wait(args, ctx),
         Command::Network(command) => network::dispatch(command, ctx),
         Command::Bridge(command) => bridge::dispatch(command, ctx),
+        Command::Port(command) => port::dispatch(command, ctx),
         Command::Runtime(command) => runtime::dispatch(command, ctx),
         Command::Lab(command) => lab::dispatch(command, ctx),
         Command::Hook(command) => hook::dispatch(command, ctx),
+        Command::Doctor(_) => doctor::doctor(ctx),
+        Command::Explain(args) => explain::explain(args, ctx),
+        Command::PingAll(args) => ping::ping_all(&args, ctx),
         Command::Stats(args) => stats::stats(&args, ctx),
         Command::Capture(args) => capture::capture(&args, ctx),
         Command::Events(args) => events::events(&args, ctx),

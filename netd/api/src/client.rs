@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::diagnose::*;
 use crate::networks::*;
 use crate::observe::{CaptureQuery, EventsQuery, Stats};
 use crate::stream::{ByteStream, EventStream};
@@ -66,6 +67,21 @@ impl Client {
         self.patient().post("/v1/detach", request)
     }
 
+    /// `GET /v1/ports`: all published ports.
+    pub fn publications(&self) -> Result<Vec<Publication>, ApiError> {
+        self.get("/v1/ports")
+    }
+
+    /// `POST /v1/publish`: what was asked for, as it is.
+    pub fn publish(&self, request: &PublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.post("/v1/publish", request)
+    }
+
+    /// `POST /v1/unpublish`: what is no longer published.
+    pub fn unpublish(&self, request: &UnpublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.post("/v1/unpublish", request)
+    }
+
     /// `POST /v1/wait`: the interface that is ready.
     pub fn wait(&self, request: &WaitRequest) -> Result<Endpoint, ApiError> {
         let longer = Duration::from_millis(request.timeout_ms).saturating_add(TIMEOUT);
@@ -115,6 +131,21 @@ impl Client {
     /// `GET /v1/allocations`.
     pub fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
         self.get("/v1/allocations")
+    }
+
+    /// `POST /v1/networks/{name}/ping`: pings between all running containers of a network.
+    pub fn ping_network(&self, name: &str) -> Result<PingReport, ApiError> {
+        self.patient().post(&format!("/v1/networks/{}/ping", segment(name)?), &Empty {})
+    }
+
+    /// `GET /v1/doctor`: what is wrong with the network of the host.
+    pub fn doctor(&self) -> Result<DoctorReport, ApiError> {
+        self.get("/v1/doctor")
+    }
+
+    /// `POST /v1/explain`: walks a path with a real packet.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ApiError> {
+        self.post("/v1/explain", request)
     }
 
     /// `POST /v1/bridges`.

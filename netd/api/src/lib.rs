@@ -5,6 +5,7 @@
 
 mod client;
 mod cni;
+mod diagnose;
 mod direct;
 mod error;
 mod networks;
@@ -16,6 +17,7 @@ mod types;
 
 pub use client::Client;
 pub use cni::*;
+pub use diagnose::*;
 pub use direct::DirectClient;
 pub use error::ApiError;
 pub use networks::*;

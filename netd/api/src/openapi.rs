@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::ApiError;
 use crate::cni::*;
+use crate::diagnose::*;
 use crate::networks::*;
 use crate::observe::*;
 use crate::types::*;
@@ -93,7 +94,13 @@ pub const ROUTES: &[RouteDoc] = &[
     route!("delete" "/v1/networks/{name}" ?["force"] "Remove a network" => Network),
     route!("post" "/v1/networks/{name}/connect" "Connect a container" NetworkConnect => AttachReply),
     route!("post" "/v1/networks/{name}/disconnect" "Disconnect a container" NetworkDisconnect => Vec<Endpoint>),
+    route!("post" "/v1/networks/{name}/ping" "Ping from every container of a network to every other" => PingReport),
+    route!("get" "/v1/ports" "All published ports" => Vec<Publication>),
+    route!("post" "/v1/publish" "Publish ports of a container" PublishRequest => Vec<Publication>),
+    route!("post" "/v1/unpublish" "Take published ports back" UnpublishRequest => Vec<Publication>),
     route!("get" "/v1/allocations" "Every address in use with its owner" => Vec<Allocation>),
+    route!("get" "/v1/doctor" "What is wrong with the network of this host" => DoctorReport),
+    route!("post" "/v1/explain" "Walk a path and name what stops it" ExplainRequest => Explanation),
     route!("get" "/v1/bridges" "All bridges netd made or uses" => Vec<Bridge>),
     route!("post" "/v1/bridges" "Create a bridge" BridgeRequest => Bridge),
     route!("delete" "/v1/bridges/{name}" "Remove a bridge; its uplink gets its addresses back" => Bridge),

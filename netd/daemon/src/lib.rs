@@ -6,9 +6,11 @@
 mod auth;
 mod capture;
 mod config;
+mod diagnose;
 mod engine;
 mod journal;
 mod metrics;
+mod names;
 mod plugins;
 mod privileges;
 mod resolve;
@@ -131,6 +133,7 @@ async fn daemon(root: Root, config: Config) -> Result<(), ApiError> {
     let journal = journal::Journal::keep(engine.events(), &registry, stopping);
     let resolver = resolve::Resolver::new(engine.clone(), &config.docker)?;
     tokio::spawn(engine.clone().revive(resolver.clone()));
+    diagnose::sweep();
     engine.take_back(TAKE_BACK).await;
     let captures = capture::Captures::default();
     let context = std::sync::Arc::new(server::Context {

@@ -20,8 +20,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rnet_api::{
     ApiError, AttachRequest, BridgeRequest, CaptureQuery, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
-    ConnectRequest, DetachRequest, Empty, EventsQuery, Identity, LinkRequest, NetworkConnect, NetworkDisconnect,
-    NetworkEdit, PruneRequest, SandboxRequest, WaitRequest,
+    ConnectRequest, DetachRequest, Empty, EventsQuery, ExplainRequest, Identity, LinkRequest, NetworkConnect,
+    NetworkDisconnect, NetworkEdit, PruneRequest, PublishRequest, SandboxRequest, UnpublishRequest, WaitRequest,
 };
 use rnet_model::{ContainerName, ContainerRef, EndpointId, Engine, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;
@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 use crate::auth::{Guard, Trust};
 use crate::capture::{Begun, Captures};
 use crate::config;
+use crate::diagnose;
 use crate::engine::{Handle, worked};
 use crate::journal::Journal;
 use crate::metrics::Registry;
@@ -185,6 +186,18 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::DELETE, "/v1/networks/{name}", delete(remove_network)),
         (Method::POST, "/v1/networks/{name}/connect", post(connect)),
         (Method::POST, "/v1/networks/{name}/disconnect", post(disconnect)),
+        (
+            Method::POST,
+            "/v1/networks/{name}/ping",
+            post(async |State(c): State<Shared>, Path(name): Path<String>| {
+                answer(diagnose::ping(&c.engine, name).await)
+            }),
+        ),
+        (Method::GET, "/v1/doctor", get(async |State(c): State<Shared>| answer(diagnose::doctor(&c.engine).await))),
+        (Method::POST, "/v1/explain", post(explain)),
+        (Method::GET, "/v1/ports", get(async |State(c): State<Shared>| answer(c.engine.publications().await))),
+        (Method::POST, "/v1/publish", post(publish)),
+        (Method::POST, "/v1/unpublish", post(unpublish)),
         (Method::GET, "/v1/allocations", get(async |State(c): State<Shared>| answer(c.engine.allocations().await))),
         (Method::GET, "/v1/bridges", get(async |State(c): State<Shared>| answer(c.engine.bridges().await))),
         (Method::POST, "/v1/bridges", post(create_bridge)),
@@ -388,6 +401,16 @@ async fn detach(State(c): State<Shared>, body: Bytes) -> Response {
     answer(work.await)
 }
 
+async fn publish(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.publish(parse::<PublishRequest>("POST /v1/publish", &body)?).await };
+    answer(work.await)
+}
+
+async fn unpublish(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.unpublish(parse::<UnpublishRequest>("POST /v1/unpublish", &body)?).await };
+    answer(work.await)
+}
+
 async fn wait(State(c): State<Shared>, body: Bytes) -> Response {
     let work = async { c.engine.wait(parse::<WaitRequest>("POST /v1/wait", &body)?).await };
     answer(work.await)
@@ -456,6 +479,14 @@ async fn connect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes)
 async fn disconnect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {
     let work = async {
         c.engine.disconnect(name, parse::<NetworkDisconnect>("POST /v1/networks/{name}/disconnect", &body)?).await
+    };
+    answer(work.await)
+}
+
+async fn explain(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async {
+        let request: ExplainRequest = parse("POST /v1/explain", &body)?;
+        diagnose::explain(&c.engine, &c.resolver, request).await
     };
     answer(work.await)
 }

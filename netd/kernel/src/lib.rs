@@ -30,8 +30,10 @@ pub use events::{Event, Monitor};
 pub use filter::rules;
 pub use filter::rules::NfTables;
 pub use filter::{
-    Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Guard, Linked, Nft, Opened, Published, Redirected,
+    Filter, FilterChange, FilterMonitor, FilterSet, FilterState, FilterTouched, Guard, Linked, Nft, Opened, Published,
+    Redirected,
 };
+pub use filter::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
 pub use links::{
     Address, AddressGeneration, Admin, Counters, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind,
     LinkOp, LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc,
@@ -40,4 +42,5 @@ pub use links::{
 pub use netns::{Netns, NetnsId};
 pub use probe::{Probe, ProbeTiming, announce, probe};
 pub use route::Route;
+pub use route::lookup::{Neighbour, Way, WayKind, WayOf};
 pub use sysctl::{ProcSys, Sysctls};

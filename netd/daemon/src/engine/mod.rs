@@ -14,15 +14,23 @@ mod cni;
 mod connect;
 mod core;
 mod detach;
+mod diagnose;
 mod drive;
 mod edit;
 mod gateway;
 mod gauge;
 mod handle;
+mod host_firewall;
 mod limit;
 mod link;
+mod linked;
+mod loopback;
+mod naming;
 mod network;
 mod notice;
+mod port_probe;
+mod ports;
+mod publish;
 mod ready;
 mod reap;
 mod reconcile;
@@ -36,6 +44,7 @@ mod wire;
 
 pub(crate) use self::core::{Engine, Options};
 pub(crate) use chain::{Made, Work};
+pub(crate) use diagnose::Known;
 pub(crate) use drive::{Failing, Refused};
 pub(crate) use gauge::NetworkGauge;
 pub(crate) use handle::{Handle, start, worked};
@@ -86,6 +95,10 @@ pub(crate) fn fail_points() -> Vec<String> {
         "chain-rm.commit",
         "links.log",
         "links.kernel",
+        "publish.filter",
+        "publish.commit",
+        "unpublish.commit",
+        "unpublish.filter",
     ];
     STEPS.iter().flat_map(|s| [(*s).to_owned(), format!("{s}.done")]).collect()
 }

@@ -25,6 +25,9 @@ use rnet_model::{IfAddr, IfName, MacAddr};
 
 use crate::links::{AddressGeneration, LinkOp, NewBridge, NewVeth, Route, RouteKind, Snooping};
 
+/// The flag of a request for all objects.
+pub(super) const DUMP: u16 = NLM_F_DUMP;
+
 /// Where the ifindex of a name comes from.
 pub(super) trait Names {
     /// The error is the errno.

@@ -7,6 +7,7 @@
 pub(crate) mod ack;
 mod counters;
 mod encode;
+pub(crate) mod lookup;
 pub(crate) mod parse;
 mod settle;
 mod socket;

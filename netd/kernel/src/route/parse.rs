@@ -38,14 +38,14 @@ const RTNH_F_ONLINK: u32 = 4;
 type Nla<'a> = NlaBuffer<&'a [u8]>;
 
 /// Attributes that are cut short end the list: the kernel never sends any.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(Result::ok).map(|nla: Nla<'_>| {
         let value = &nla.into_inner()[4..];
         (nla.kind(), &value[..nla.value_length()])
     })
 }
 
-fn u32_of(bytes: &[u8]) -> Option<u32> {
+pub(super) fn u32_of(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
 }
 
@@ -54,7 +54,7 @@ fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
         16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
