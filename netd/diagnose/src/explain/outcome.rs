@@ -272,6 +272,32 @@ impl Look<'_> {
         }
     }
 
+    /// The packet came to the bridge and left it by no port.
+    fn no_port(&self) -> End {
+        let to = self.destination();
+        let Some((owner, port)) = self.owner().and_then(|e| Some((e, e.host_ifname.as_ref()?))) else {
+            return End::new(PathOutcome::NoNeighbour, format!("no port of the bridge leads to {to}"))
+                .hint("no interface there has that address, or its port is down");
+        };
+        let (name, ifname) = (&owner.container, &owner.ifname);
+        match self.host.named(port.as_str()) {
+            None => {
+                End::new(PathOutcome::InterfaceDown, format!("{port}, the host's end of {ifname} of {name}, is gone"))
+                    .hint("netd repairs it when it runs: see rnet doctor and netd's log")
+            }
+            Some(link) if !link.up => {
+                End::new(PathOutcome::InterfaceDown, format!("{port}, the port of {name}, is down"))
+                    .hint(format!("ip link set {port} up"))
+            }
+            Some(link) if !link.carrier => End::new(PathOutcome::InterfaceDown, format!("{ifname} of {name} is down"))
+                .hint(format!("inside {name}: ip link set {ifname} up")),
+            Some(_) => {
+                End::new(PathOutcome::Dropped, format!("the bridge does not pass the packet on to {port} of {name}"))
+                    .hint("isolated ports, VLANs or a bridge port that does not forward yet: bridge -d link")
+            }
+        }
+    }
+
     /// Nothing came back.
     fn silent(&mut self) -> End {
         if let Some(end) = self.no_neighbour() {
@@ -289,6 +315,9 @@ impl Look<'_> {
             ));
         }
         if self.walk.seen_by_host && !self.walk.decided {
+            if self.way.via.is_none() && self.scene.source.netns != self.scene.host {
+                return self.no_port();
+            }
             return self.host_fault().unwrap_or_else(|| {
                 End::new(PathOutcome::NoRoute, format!("the host drops the packet where it looks for a route to {to}"))
                     .hint("rp_filter or a source address that does not belong to the device: see rnet doctor")

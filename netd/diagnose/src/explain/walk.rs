@@ -61,7 +61,7 @@ pub(crate) struct Walk {
     pub(crate) stop: Option<(Direction, RuleRef)>,
     /// Destination of the packet that was sent, after translation, and its port.
     pub(crate) destination: (IpAddr, Option<u16>),
-    /// Source address the answers go to, when it is another than that of the flow.
+    /// Source address it left with, when it is another than that of the flow.
     pub(crate) translated_source: Option<IpAddr>,
     /// Whether the host has seen the packet at all.
     pub(crate) seen_by_host: bool,
@@ -95,13 +95,24 @@ impl Walk {
 
     /// Which way a packet goes; `None` when it is of another flow.
     fn direction(&self, packet: &TracedPacket, echo: Option<u16>) -> Option<Direction> {
-        let sent = packet.source == self.flow.source && packet.protocol == self.flow.protocol;
-        match (self.flow.ports, packet.ports) {
-            (Some((own, _)), Some((source, _))) if sent && source == own => Some(Direction::Sent),
-            (None, Some((identity, _))) if echo.is_some_and(|echo| echo != identity) => None,
-            (None, _) if sent && packet.source != packet.destination => Some(Direction::Sent),
-            _ => Some(Direction::Answer),
+        if self.flow.ports.is_none()
+            && let (Some(echo), Some((identity, _))) = (echo, packet.ports)
+            && echo != identity
+        {
+            return None;
         }
+        let (source, destination) = match (self.flow.ports, packet.ports) {
+            (Some((own, _)), Some((source, destination))) => {
+                (source == own, self.destination.1.is_none_or(|port| port == destination))
+            }
+            (Some(_), None) => (false, false),
+            (None, _) => (packet.source != packet.destination, packet.source != packet.destination),
+        };
+        // Behind source translation only the destination tells.
+        let sent = (packet.source == self.flow.source && source)
+            || (packet.destination == self.destination.0 && packet.source != self.destination.0 && destination);
+        let sent = sent && packet.protocol == self.flow.protocol;
+        Some(if sent { Direction::Sent } else { Direction::Answer })
     }
 
     /// Takes one report. `echo` is the identity of the echo request, for ICMP.
@@ -134,16 +145,7 @@ impl Walk {
     /// What a report says about the packet itself.
     fn notice(&mut self, direction: Direction, packet: &TracedPacket, event: &TraceEvent) {
         if direction == Direction::Answer {
-            let first = !self.answered;
             self.answered = true;
-            if first && packet.protocol == self.flow.protocol && packet.destination != self.flow.source {
-                self.translated_source = Some(packet.destination);
-                self.hop(
-                    direction,
-                    "nat",
-                    format!("the answer comes to {}, the address it left with", packet.destination),
-                );
-            }
             return;
         }
         self.seen_by_host = true;
@@ -152,6 +154,10 @@ impl Walk {
             self.destination = now;
             let port = now.1.map(|port| format!(" port {port}")).unwrap_or_default();
             self.hop(direction, "nat", format!("the destination is {}{port} from here on", now.0));
+        }
+        if packet.source != self.flow.source && self.translated_source != Some(packet.source) {
+            self.translated_source = Some(packet.source);
+            self.hop(direction, "nat", format!("the source is {} from here on", packet.source));
         }
         match event.passed() {
             Some(Passed::ToHost) => (self.decided, self.to_host) = (true, true),
