@@ -22,7 +22,7 @@ pub(super) struct Look<'a> {
 }
 
 /// The networks of the source.
-fn networks<'a>(scene: &'a Scene) -> impl Iterator<Item = &'a Network> {
+fn networks(scene: &Scene) -> impl Iterator<Item = &Network> {
     let on = |n: &Network, e: &Endpoint| e.network.as_ref() == Some(&n.spec.name);
     scene.networks.iter().filter(move |n| scene.source.endpoints.iter().any(|e| on(n, e)))
 }
@@ -306,13 +306,10 @@ impl Look<'_> {
         let to = self.destination();
         let name = &self.scene.source.name;
         if !self.walk.seen_by_host && self.scene.source.netns != self.scene.host && self.way.kind != WayKind::Local {
-            return End::new(
-                PathOutcome::Unanswered,
-                format!("no answer; the host's packet filter has not seen the packet"),
-            )
-            .hint(format!(
-                "it was dropped inside {name}, or its interface does not lead through the host: capture it"
-            ));
+            return End::new(PathOutcome::Unanswered, "no answer; the host's packet filter has not seen the packet")
+                .hint(format!(
+                    "it was dropped inside {name}, or its interface does not lead through the host: capture it"
+                ));
         }
         if self.walk.seen_by_host && !self.walk.decided {
             if self.way.via.is_none() && self.scene.source.netns != self.scene.host {

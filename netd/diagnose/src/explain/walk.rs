@@ -149,7 +149,7 @@ impl Walk {
             return;
         }
         self.seen_by_host = true;
-        let now = (packet.destination, self.flow.ports.and_then(|_| packet.ports).map(|(_, port)| port));
+        let now = (packet.destination, self.flow.ports.and(packet.ports).map(|(_, port)| port));
         if now != self.destination && self.flow.ports.is_some() == now.1.is_some() {
             self.destination = now;
             let port = now.1.map(|port| format!(" port {port}")).unwrap_or_default();
