@@ -15,13 +15,20 @@ mod attach;
 mod bridge;
 mod doctor;
 mod explain;
+mod capture;
+mod events;
 mod hook;
 mod info;
+mod interrupt;
 pub mod lab;
 mod network;
 pub mod output;
 mod ping;
+mod paint;
+mod progress;
 mod runtime;
+mod stats;
+mod ui;
 
 /// What every command knows.
 #[derive(Debug, Clone)]
@@ -105,7 +112,10 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Explain(explain::ExplainArgs),
     PingAll(ping::PingAllArgs),
-    Events(info::EventsArgs),
+    Stats(stats::StatsArgs),
+    Capture(Box<capture::CaptureArgs>),
+    Events(events::EventsArgs),
+    Ui(ui::UiArgs),
     Version(info::VersionArgs),
     Openapi(info::OpenapiArgs),
 }
@@ -149,7 +159,10 @@ fn dispatch(command: Command, ctx: &Context) -> Result<u8, ApiError> {
         Command::Doctor(_) => doctor::doctor(ctx),
         Command::Explain(args) => explain::explain(args, ctx),
         Command::PingAll(args) => ping::ping_all(&args, ctx),
-        Command::Events(_) => info::events(ctx),
+        Command::Stats(args) => stats::stats(&args, ctx),
+        Command::Capture(args) => capture::capture(&args, ctx),
+        Command::Events(args) => events::events(&args, ctx),
+        Command::Ui(args) => ui::ui(&args, ctx),
         Command::Version(_) => info::version(ctx),
         Command::Openapi(_) => info::openapi(ctx),
     }

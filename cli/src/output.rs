@@ -1,4 +1,4 @@
-//! How results look: plain columns, JSON, one-line errors. Never colour.
+//! How results look: plain columns, JSON, one-line errors. Colour only for states, on a terminal ([`crate::paint`]).
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
@@ -9,6 +9,8 @@ use comfy_table::{Table, presets};
 use rnet_api::{ApiError, Endpoint, Status};
 use rnet_model::Kind;
 use serde::Serialize;
+
+use crate::paint;
 
 /// Exit code of a process that SIGPIPE ended, as shells show it.
 const SIGPIPE: i32 = 128 + 13;
@@ -24,8 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When stdout cannot be written (a full disk).
 pub fn text(text: &str) -> Result<(), ApiError> {
+    bytes(text.as_bytes())
+}
+
+/// Prints bytes to stdout as they are.
+///
+/// # Errors
+/// As [`text`].
+pub fn bytes(bytes: &[u8]) -> Result<(), ApiError> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(SIGPIPE),
         Err(e) => Err(ApiError::new(Kind::Retry, "cannot write the output").because(&e)),
@@ -50,12 +60,28 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<(), ApiError> {
     text(&format!("{body}\n"))
 }
 
-/// Prints rows under headers, or nothing but the headers.
+/// Prints one value as JSON on one line.
+///
+/// # Errors
+/// As [`text`].
+pub fn json_line<T: Serialize + ?Sized>(value: &T) -> Result<(), ApiError> {
+    let body =
+        serde_json::to_string(value).map_err(|e| ApiError::new(Kind::Bug, "cannot encode the output").because(&e))?;
+    text(&format!("{body}\n"))
+}
+
+/// Prints rows under headers, or nothing but the headers. On a terminal a column STATUS or STATE is coloured.
 ///
 /// # Errors
 /// As [`text`].
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> Result<(), ApiError> {
-    text(&render_table(headers, rows))
+    let plain = render_table(headers, rows);
+    let state = headers.iter().find(|h| matches!(**h, "STATUS" | "STATE")).filter(|_| paint::wanted(&io::stdout()));
+    // Columns are apart by two spaces: a header stands where its column begins.
+    match state.and_then(|header| plain.find(&format!("  {header}"))) {
+        Some(at) => text(&paint::column(&plain, at + 2)),
+        None => text(&plain),
+    }
 }
 
 /// Columns separated by two spaces, without lines and without spaces at the ends of lines.

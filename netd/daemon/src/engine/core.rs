@@ -40,6 +40,8 @@ pub(super) struct NetworkState {
     pub(super) ready: VecDeque<SandboxId>,
     /// Whether sandboxes have been asked for, so that a pool is worth its memory.
     pub(super) warm: bool,
+    /// What is not as it should be, and not netd's to put right.
+    pub(super) problems: Vec<String>,
 }
 
 /// A sandbox and the open ends of its namespace.
@@ -198,7 +200,7 @@ impl Engine {
         Version {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            kernel: nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            kernel: crate::kernel_release(),
             degraded,
         }
     }

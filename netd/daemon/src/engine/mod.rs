@@ -16,7 +16,11 @@ mod core;
 mod detach;
 mod diagnose;
 mod drive;
+mod edit;
+mod gateway;
+mod gauge;
 mod handle;
+mod limit;
 mod link;
 mod network;
 mod notice;
@@ -35,6 +39,7 @@ pub(crate) use self::core::{Engine, Options};
 pub(crate) use chain::{Made, Work};
 pub(crate) use diagnose::Known;
 pub(crate) use drive::{Failing, Refused};
+pub(crate) use gauge::NetworkGauge;
 pub(crate) use handle::{Handle, start, worked};
 
 /// Names of all fail points, in the order of the operations.
@@ -43,8 +48,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "attach.log",
         "attach.bridge",
         "attach.veth",
+        "attach.shaper",
+        "attach.rate",
         "attach.inside",
         "attach.commit",
+        "gateway.order",
+        "gateway.commit",
         "detach.log",
         "detach.retire",
         "detach.commit",
@@ -54,6 +63,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "network.sysctl",
         "network.filter",
         "network.commit",
+        "network-edit.log",
+        "network-edit.mtu",
+        "network-edit.filter",
+        "network-edit.shaper",
+        "network-edit.rate",
+        "network-edit.commit",
         "network-rm.commit",
         "network-rm.kernel",
         "bridge.log",
