@@ -152,28 +152,42 @@ impl Look<'_> {
                 )),
             };
         }
-        match text {
-            t if t.contains("internal") => {
-                end.hint("the network is internal: nothing enters or leaves it; use a network without --internal")
+        end.hint(match (rule.chain.as_str(), text) {
+            (_, text) if text.contains("internal") => {
+                "the network is internal: nothing enters or leaves it; use a network without --internal".to_owned()
             }
-            t if t.contains("solated") || t.contains("another network") || t.contains("not on this bridge") => {
-                end.hint(self.isolated())
+            ("between" | "from_isolated", _) => self.isolated(),
+            ("between_quiet", _) => format!(
+                "icc is off on {}: its containers do not reach each other unless they are linked (--link), or: rnet network \
+                 edit NETWORK --icc on",
+                self.networks_of_source()
+            ),
+            (chain, _) if chain.starts_with("guard") => format!(
+                "{} sends from an address that is not its own; routers and labs connect with --allow-spoof",
+                self.scene.source.name
+            ),
+            (_, text) if text.contains("closed to everybody outside") => {
+                "containers are closed to the outside until a port is published (-p)".to_owned()
             }
-            t if t.contains("closed to everybody outside") => {
-                end.hint("containers are closed to the outside until a port is published (-p)")
-            }
-            _ => end.hint("the rule is one of rnet's: docs/ruleset.md says what it is for"),
+            _ => "the rule is one of rnet's: docs/ruleset.md says what it is for".to_owned(),
+        })
+    }
+
+    fn networks_of_source(&self) -> String {
+        let names: Vec<String> = networks(self.scene).map(|n| n.spec.name.to_string()).collect();
+        match names.is_empty() {
+            true => "no network".to_owned(),
+            false => format!("network {}", names.join(", ")),
         }
     }
 
     fn isolated(&self) -> String {
-        let from: Vec<String> = networks(self.scene).map(|n| n.spec.name.to_string()).collect();
         let to = self.owner().and_then(|e| e.network.as_ref()).map(ToString::to_string);
         let (name, to) = (&self.scene.source.name, to.unwrap_or_else(|| "NETWORK".to_owned()));
         format!(
-            "networks {} and {to} are isolated from each other; connect {name} to both: rnet network connect {to} {name}; \
+            "{} and network {to} are isolated from each other; connect {name} to both: rnet network connect {to} {name}; \
              or make both with --isolate off",
-            from.join(", ")
+            self.networks_of_source()
         )
     }
 
