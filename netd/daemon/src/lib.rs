@@ -10,6 +10,7 @@ mod diagnose;
 mod engine;
 mod journal;
 mod metrics;
+mod names;
 mod plugins;
 mod privileges;
 mod resolve;

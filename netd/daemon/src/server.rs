@@ -19,8 +19,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rnet_api::{
-    ApiError, AttachRequest, BridgeRequest, CaptureQuery, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus, ConnectRequest, DetachRequest, Empty, Event, EventsQuery, ExplainRequest, Identity, LinkRequest, NetworkConnect, NetworkDisconnect,
-    NetworkEdit, PruneRequest, SandboxRequest, WaitRequest,
+    ApiError, AttachRequest, BridgeRequest, CaptureQuery, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
+    ConnectRequest, DetachRequest, Empty, EventsQuery, ExplainRequest, Identity, LinkRequest, NetworkConnect,
+    NetworkDisconnect, NetworkEdit, PruneRequest, SandboxRequest, WaitRequest,
 };
 use rnet_model::{ContainerName, ContainerRef, EndpointId, Engine, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;

@@ -22,6 +22,7 @@ mod gauge;
 mod handle;
 mod limit;
 mod link;
+mod naming;
 mod network;
 mod notice;
 mod ready;

@@ -44,11 +44,11 @@ pub(super) fn no_way(scene: &Scene, inside: &Place, address: IpAddr, error: &Ker
             .hint(format!("inside {name}: ip link set {} up", endpoint.ifname));
     }
     let why = match Errno::from_raw(error.errno) {
-        Errno::ENETUNREACH => "has no route to it",
-        Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL => "has a route that refuses it",
+        Errno::ENETUNREACH => "has no route to",
+        Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL => "has a route that refuses",
         _ => return End::new(PathOutcome::NoRoute, format!("{name}: {error}")),
     };
-    let end = End::new(PathOutcome::NoRoute, format!("{name} {why}: {address}"));
+    let end = End::new(PathOutcome::NoRoute, format!("{name} {why} {address}"));
     if let Some(internal) = networks(scene).find(|n| n.spec.internal) {
         let called = &internal.spec.name;
         return end.hint(format!(
@@ -87,7 +87,7 @@ impl Look<'_> {
         let to = self.walk.destination.0;
         let via = self.host_way().ok().and_then(|way| way.via).map(|via| format!(" via {via}")).unwrap_or_default();
         let owner = self.owner().map(|e| format!(", {} {}", e.container, e.ifname)).unwrap_or_default();
-        vec![hop("route", format!("leaves the host by {out}{via} to {to}{owner}"))]
+        vec![hop("route", format!("leaves by {out}{via} to {to}{owner}"))]
     }
 
     fn owner(&self) -> Option<&Endpoint> {

@@ -69,6 +69,8 @@ pub(crate) struct Walk {
     pub(crate) decided: bool,
     /// ifindex of the last device it left by.
     pub(crate) left_by: Option<u32>,
+    /// Whether that is a port of a bridge.
+    bridged: bool,
     /// Whether it was for the host itself.
     pub(crate) to_host: bool,
     /// Whether an answer was seen.
@@ -88,6 +90,7 @@ impl Walk {
             seen_by_host: false,
             decided: false,
             left_by: None,
+            bridged: false,
             to_host: false,
             answered: false,
         }
@@ -161,7 +164,12 @@ impl Walk {
         }
         match event.passed() {
             Some(Passed::ToHost) => (self.decided, self.to_host) = (true, true),
-            Some(Passed::Out | Passed::BridgeOut) => (self.decided, self.left_by) = (true, event.output),
+            Some(Passed::BridgeOut) => {
+                (self.decided, self.left_by, self.bridged) = (true, event.output, true);
+            }
+            // With br_netfilter a frame passes this after its port is known.
+            Some(Passed::Out) if self.bridged => {}
+            Some(Passed::Out) => (self.decided, self.left_by) = (true, event.output),
             Some(Passed::BridgeToHost) | None => {}
         }
     }
