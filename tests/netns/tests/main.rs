@@ -21,5 +21,6 @@ mod lab;
 mod network;
 mod ping_all;
 mod privileges;
+mod publish;
 mod rootless;
 mod sandbox;
