@@ -209,7 +209,7 @@ impl Engine {
         Version {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            kernel: nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            kernel: crate::kernel_release(),
             degraded,
         }
     }

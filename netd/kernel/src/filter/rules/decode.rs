@@ -2,7 +2,8 @@
 
 use super::encode::size;
 use super::{
-    Base, ChainInfo, ChainKind, Data, DataType, Element, Family, Field, Hook, KeyType, Policy, RuleInfo, Set, Verdict,
+    Base, ChainInfo, ChainKind, Data, DataType, Element, Family, Field, Hook, KeyType, Policy, RuleInfo, Set, Table,
+    Verdict,
 };
 use crate::filter::wire::{ELEM_INTERVAL_END, Message, attributes, c_string, u32_be};
 
@@ -17,6 +18,23 @@ fn of<'a>(message: &Message<'a>, wanted: u16) -> Option<&'a [u8]> {
 /// Whether a message is about an object of this table.
 pub(super) fn in_table(message: &Message<'_>, table: &str) -> bool {
     of(message, 1).is_some_and(|name| c_string(name) == table)
+}
+
+pub(super) fn table(message: &Message<'_>) -> Option<Table> {
+    Some(Table::new(family_of(message.family())?, c_string(of(message, 1)?)))
+}
+
+/// `enum nfproto`.
+pub(crate) fn family_of(number: u8) -> Option<Family> {
+    Some(match number {
+        1 => Family::Inet,
+        2 => Family::Ip,
+        3 => Family::Arp,
+        5 => Family::Netdev,
+        7 => Family::Bridge,
+        10 => Family::Ip6,
+        _ => return None,
+    })
 }
 
 pub(super) fn chain(message: &Message<'_>, family: Family) -> Option<ChainInfo> {
