@@ -1,12 +1,12 @@
 //! What was asked for.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
-use rnet_model::{ContainerName, MacAddr, NetworkMode};
+use rnet_model::ContainerName;
 use serde::{Deserialize, Serialize};
 
-use crate::{Bind, CapName, ContainerId, EnvVar, Hostname, UserSpec};
+use crate::files::hosts;
+use crate::{Bind, CapName, ContainerId, EnvVar, Hostname, NetworkSettings, UserSpec};
 
 /// How the container's standard streams are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,17 +58,6 @@ pub enum Keep {
     WhileRunning,
 }
 
-/// Its network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkSettings {
-    /// Mode.
-    pub mode: NetworkMode,
-    /// Static addresses on the first network, at most one per family.
-    pub ips: Vec<IpAddr>,
-    /// MAC address on the first network.
-    pub mac: Option<MacAddr>,
-}
-
 /// A container as asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -109,6 +98,18 @@ pub struct Record {
     pub created: jiff::Timestamp,
     /// What was asked for.
     pub spec: ContainerSpec,
+}
+
+impl Record {
+    /// The hostname of a container in a namespace of its own.
+    pub fn hostname(&self) -> &str {
+        self.spec.hostname.as_ref().map_or_else(|| self.id.short(), Hostname::as_str)
+    }
+
+    /// Its names in its own hosts file.
+    pub fn own_names(&self) -> String {
+        hosts::own_names(self.hostname(), self.spec.network.domainname.as_ref().map(AsRef::as_ref))
+    }
 }
 
 #[cfg(test)]

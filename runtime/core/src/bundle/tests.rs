@@ -19,7 +19,7 @@ fn record() -> Record {
             cap_add: vec!["NET_ADMIN".parse().unwrap()],
             cap_drop: vec!["MKNOD".parse().unwrap()],
             hostname: None,
-            network: NetworkSettings { mode: NetworkMode::None, ips: Vec::new(), mac: None },
+            network: NetworkSettings::of(NetworkMode::None),
             streams: Streams::Output,
             keep: Keep::UntilRemoved,
         },
