@@ -1,11 +1,12 @@
 //! `rnet ps`, `rnet inspect`, and the part of `rnet wait` that is about a container's end.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use clap::Args;
 use rnet_api::{ApiError, Endpoint};
 use rnet_model::{ContainerName, ContainerRef, Engine, Kind};
-use rnet_runtime::{Container, ContainerSpec, Ended, Live, Status, Store};
+use rnet_runtime::{Container, ContainerId, ContainerSpec, Ended, Live, Status, Store, neighbours};
 use serde::Serialize;
 
 use crate::{Context, output};
@@ -185,4 +186,21 @@ pub(crate) fn end_of(container: &Container) -> Result<u8, ApiError> {
     })?;
     output::line(&code.to_string())?;
     Ok(0)
+}
+
+/// Brings the hosts files of rnet's own containers right whose interfaces have changed.
+pub(crate) fn addresses_changed(endpoints: &[Endpoint], ctx: &Context) {
+    let store = Store::new(&ctx.root);
+    let own = endpoints.iter().filter(|e| e.engine == Engine::Rnet).filter_map(|e| e.container_id.parse().ok());
+    let ids: BTreeSet<ContainerId> = own.collect();
+    for container in ids.iter().filter_map(|id| store.by_id(id).ok()) {
+        // One that has ended gets its file at its next start.
+        if !container.status().is_ok_and(|status| status == Status::Running) {
+            continue;
+        }
+        if let Err(error) = neighbours::refresh(&store, &container) {
+            let name = &container.record.name;
+            output::remark(&format!("warning: /etc/hosts of {name} has the old addresses: {}", error.chain()));
+        }
+    }
 }

@@ -53,10 +53,7 @@ pub fn note_link(target: &Container, linked: &ContainerId) -> Result<(), ApiErro
 ///
 /// # Errors
 /// When it cannot be read or written, or is too large.
-pub fn edit(
-    container: &Container,
-    change: impl FnOnce(String) -> Result<String, ApiError>,
-) -> Result<(), ApiError> {
+pub fn edit(container: &Container, change: impl FnOnce(String) -> Result<String, ApiError>) -> Result<(), ApiError> {
     let _lock = container.locked(LOCK)?;
     let path = container.own_files().hosts;
     let failed = |e: io::Error| file_error("change", &path, &e);
@@ -145,14 +142,8 @@ pub fn tell_linked(store: &Store, target: &Container) -> Result<(), ApiError> {
 }
 
 /// The lines of all links. A container that is not there now keeps the line it has.
-fn with_links(
-    store: &Store,
-    container: &Container,
-    text: String,
-    endpoints: &[Endpoint],
-) -> Result<String, ApiError> {
-    let networks: Vec<NetworkName> =
-        of(endpoints, &container.record.id).filter_map(|e| e.network.clone()).collect();
+fn with_links(store: &Store, container: &Container, text: String, endpoints: &[Endpoint]) -> Result<String, ApiError> {
+    let networks: Vec<NetworkName> = of(endpoints, &container.record.id).filter_map(|e| e.network.clone()).collect();
     let mut text = text;
     for link in &container.record.spec.network.links {
         let target = match store.find(&link.target) {

@@ -44,8 +44,9 @@ fn long_form(s: &str) -> Result<OnNetwork, InvalidInput> {
             Some((key, value)) => (key.to_ascii_lowercase(), value),
             None if part == "allow-spoof" => (part.to_owned(), "true"),
             None => {
-                return Err(InvalidInput::new("network", s, format!("{part:?} has no value"))
-                    .hint("with options each network has a --net of its own: --net name=blue,ip=10.9.0.7 --net green"));
+                return Err(InvalidInput::new("network", s, format!("{part:?} has no value")).hint(
+                    "with options each network has a --net of its own: --net name=blue,ip=10.9.0.7 --net green",
+                ));
             }
         };
         // Both words for an address may stand for either family; the interface gets one of each at most.
@@ -222,10 +223,10 @@ impl NetworkSettings {
                     networks.extend(names.iter().cloned().map(OnNetwork::from));
                 }
                 NetWord::Mode(mode) => {
-                    return Err(
-                        invalid(format!("--net {mode} stands alone: it cannot be combined with another --net"))
-                            .hint("leave one of them out"),
-                    );
+                    return Err(invalid(format!(
+                        "--net {mode} stands alone: it cannot be combined with another --net"
+                    ))
+                    .hint("leave one of them out"));
                 }
             }
         }

@@ -49,7 +49,8 @@ pub fn owner(store: &Store, container: &Container) -> Result<Option<Container>, 
 /// [`Kind::Conflict`] when the owner has ended meanwhile.
 pub fn join(owner: &Container, joiner: &ContainerId) -> Result<(), ApiError> {
     let _lock = owner.locked(LOCK)?;
-    if first_process(owner)?.is_none_or(|init| init.open().is_none()) {
+    // One that has left it to others is still joined by way of them.
+    if first_process(owner)?.is_none_or(|init| init.open().is_none()) && !owner.lib(KEPT).exists() {
         let name = &owner.record.name;
         return Err(ApiError::new(Kind::Conflict, format!("cannot join the network of {name}: it has just ended"))
             .hint(format!("start it first: rnet start {name}")));
@@ -78,6 +79,16 @@ pub fn leave(store: &Store, owner: &Container, joiner: &ContainerId) -> Result<R
     releases::release(store.root(), &owner.record.id, Addresses::Keep)
 }
 
+/// First processes of the containers that are in the namespace of an owner that netd does not know: through them the
+/// namespace is found again.
+///
+/// # Errors
+/// When the list cannot be read.
+pub fn others(store: &Store, owner: &Container) -> Result<Vec<ProcessId>, ApiError> {
+    let _lock = owner.locked(LOCK)?;
+    processes(store, owner)
+}
+
 /// Gives a container's namespace back at its end, or leaves it to those that are in it.
 ///
 /// # Errors
@@ -93,17 +104,16 @@ pub fn let_go(store: &Store, owner: &Container, addresses: Addresses) -> Result<
     releases::release(store.root(), &owner.record.id, addresses)
 }
 
-/// The owner takes its namespace up again, if it was left to others: one of them, if so.
+/// The owner takes its namespace up again, if it was left to others: the last of them does not end it then.
 ///
 /// # Errors
-/// When a file cannot be read or removed.
-pub fn take_up(store: &Store, owner: &Container) -> Result<Option<ProcessId>, ApiError> {
+/// When a file cannot be removed.
+pub fn take_up(owner: &Container) -> Result<(), ApiError> {
     if !owner.lib(KEPT).exists() {
-        return Ok(None);
+        return Ok(());
     }
     let _lock = owner.locked(LOCK)?;
-    remove_file(&owner.lib(KEPT))?;
-    Ok(processes(store, owner)?.into_iter().next())
+    remove_file(&owner.lib(KEPT))
 }
 
 fn dir(owner: &Container) -> PathBuf {

@@ -130,4 +130,17 @@ mod tests {
             assert_eq!(serde_json::from_str::<Streams>(word).unwrap(), Streams::InteractiveTerminal);
         }
     }
+
+    #[test]
+    fn a_record_of_the_version_before() {
+        let text = r#"{"id":"00001111000011110000111100001111","name":"web","created":"2020-01-01T00:00:00Z","spec":{
+            "rootfs":"/rootfs","command":["sh"],"env":["A=1"],"binds":[],"workdir":"/","user":null,"cap_add":[],
+            "cap_drop":[],"hostname":null,"network":{"mode":"blue","ips":["10.9.0.7"],"mac":null},
+            "streams":"output","keep":"until-removed"}}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!(record.spec.network.networks[0].options.ips.len(), 1);
+        assert_eq!(record.own_names(), "000011110000");
+        let again: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        assert_eq!(again, record);
+    }
 }

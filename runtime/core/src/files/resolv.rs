@@ -162,10 +162,7 @@ mod tests {
             of(&[], asked(&["192.0.2.7"], &[], &[])),
             "nameserver 127.0.0.11\nsearch example.org b.example\noptions ndots:0\n"
         );
-        assert_eq!(
-            of(&domains, DnsSettings::default()),
-            "nameserver 127.0.0.11\nsearch blue.test\noptions ndots:0\n"
-        );
+        assert_eq!(of(&domains, DnsSettings::default()), "nameserver 127.0.0.11\nsearch blue.test\noptions ndots:0\n");
         assert_eq!(
             of(&domains, asked(&[], &["x.test"], &["ndots:2", "use-vc"])),
             "nameserver 127.0.0.11\nsearch x.test\noptions ndots:2 use-vc\n"
