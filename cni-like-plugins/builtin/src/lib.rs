@@ -18,6 +18,7 @@ pub mod portmap;
 pub mod ptp;
 mod registry;
 pub mod sbr;
+pub mod shaping;
 mod spoof;
 pub mod static_ipam;
 mod surfaces;

@@ -8,6 +8,8 @@ use rnet_kernel::{LinkKind, LinkOp, LinkState, Netns, NewBridge, NewVeth, RouteE
 use rnet_model::{EndpointId, IfAddr, IfName, Kind, MacAddr, RouteSpec, Subnet};
 use rnet_plan::{Action, Place, Plan};
 
+use crate::shaping::{self, Shaping};
+
 /// Bytes, of Ethernet and of a new bridge.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -40,6 +42,8 @@ pub struct Wanted {
     pub routes: Vec<RouteSpec>,
     /// Metric of the default and additional routes.
     pub metric: Option<u32>,
+    /// How fast it may be.
+    pub shaping: Option<Shaping>,
 }
 
 /// What the container's namespace looks like before.
@@ -104,6 +108,9 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
         host(vec![LinkOp::NewVeth(veth)]),
         vec![host(vec![LinkOp::Delete(wanted.host_ifname.clone())])],
     );
+    if let Some(limits) = &wanted.shaping {
+        shaping::add(limits, &mut plan);
+    }
     let lo: IfName = "lo".parse().expect("lo is an interface name");
     let inside = |ops| Action::Links(Place::Inside(wanted.netns.clone()), ops);
     let mut ops = Vec::new();
@@ -123,10 +130,12 @@ pub fn add(wanted: &Wanted, master: Option<&LinkState>, loopback: Loopback) -> R
     Ok(plan)
 }
 
-/// The plan that cuts the port off at once; the device itself goes with its device group.
-pub fn del(host_ifname: &IfName, retired_group: u32) -> Plan {
+/// The plan that cuts the port off at once; the device itself goes with its device group, as does the device that limits
+/// what it sends, if it has one.
+pub fn del(host_ifname: &IfName, limiter: Option<&IfName>, retired_group: u32) -> Plan {
     let mut plan = Plan::default();
-    plan.step("detach.retire", host(vec![LinkOp::Retire(host_ifname.clone(), retired_group)]));
+    let retire = |dev: &IfName| LinkOp::Retire(dev.clone(), retired_group);
+    plan.step("detach.retire", host([Some(host_ifname), limiter].into_iter().flatten().map(retire).collect()));
     plan
 }
 

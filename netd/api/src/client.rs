@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::networks::*;
 use crate::types::*;
 use crate::{ApiError, Root};
 
@@ -87,6 +88,16 @@ impl Client {
     /// `DELETE /v1/networks/{name}`; `force` disconnects live endpoints first.
     pub fn remove_network(&self, name: &str, force: bool) -> Result<Network, ApiError> {
         self.patient().delete(&format!("/v1/networks/{}?force={force}", segment(name)?))
+    }
+
+    /// `PATCH /v1/networks/{name}`: the network as it is then.
+    pub fn edit_network(&self, name: &str, edit: &NetworkEdit) -> Result<Network, ApiError> {
+        self.with_body("PATCH", &format!("/v1/networks/{}", segment(name)?), edit)
+    }
+
+    /// `POST /v1/networks/prune`.
+    pub fn prune_networks(&self, request: &PruneRequest) -> Result<PruneReply, ApiError> {
+        self.patient().post("/v1/networks/prune", request)
     }
 
     /// `POST /v1/networks/{name}/connect`.
@@ -177,9 +188,18 @@ impl Client {
     }
 
     fn post<B: Serialize + ?Sized, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
+        self.with_body("POST", path, body)
+    }
+
+    fn with_body<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ApiError> {
         let body = serde_json::to_vec(body)
             .map_err(|e| ApiError::new(Kind::Bug, format!("cannot encode the request of {path}")).because(&e))?;
-        self.call("POST", path, body.into())
+        self.call(method, path, body.into())
     }
 
     fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Bytes) -> Result<T, ApiError> {

@@ -7,6 +7,7 @@ mod client;
 mod cni;
 mod direct;
 mod error;
+mod networks;
 pub mod openapi;
 mod root;
 mod types;
@@ -15,6 +16,7 @@ pub use client::{Client, EventStream};
 pub use cni::*;
 pub use direct::DirectClient;
 pub use error::ApiError;
+pub use networks::*;
 pub use root::Root;
 pub use types::*;
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::ApiError;
 use crate::cni::*;
+use crate::networks::*;
 use crate::types::*;
 
 /// One route of the API.
@@ -80,6 +81,8 @@ pub const ROUTES: &[RouteDoc] = &[
     route!("get" "/v1/networks" "All networks" => Vec<Network>),
     route!("post" "/v1/networks" "Create a network" rnet_model::NetworkSpec => Network),
     route!("get" "/v1/networks/{name}" "One network, by name, id or unique id prefix" => Network),
+    route!("patch" "/v1/networks/{name}" "Change a network" NetworkEdit => Network),
+    route!("post" "/v1/networks/prune" "Remove the networks nobody uses" PruneRequest => PruneReply),
     route!("delete" "/v1/networks/{name}" ?"force" "Remove a network" => Network),
     route!("post" "/v1/networks/{name}/connect" "Connect a container" NetworkConnect => AttachReply),
     route!("post" "/v1/networks/{name}/disconnect" "Disconnect a container" NetworkDisconnect => Vec<Endpoint>),

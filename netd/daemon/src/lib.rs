@@ -7,6 +7,7 @@ mod auth;
 mod config;
 mod engine;
 mod plugins;
+mod privileges;
 mod resolve;
 mod server;
 
@@ -104,6 +105,7 @@ fn start(args: &Args) -> Result<(), ApiError> {
             .hint("sudo netd, or without root in namespaces of your own: unshare -Urnm netd --root DIR"));
     }
     raise_descriptor_limit();
+    privileges::drop_others()?;
     make_directories(&root)?;
     let _lock = lock(&root)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

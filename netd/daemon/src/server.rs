@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Extension, Router};
 use futures_util::stream;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,8 +19,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rnet_api::{
     ApiError, AttachRequest, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
-    ConnectRequest, DetachRequest, Event, Identity, LinkRequest, NetworkConnect, NetworkDisconnect, SandboxRequest,
-    WaitRequest,
+    ConnectRequest, DetachRequest, Event, Identity, LinkRequest, NetworkConnect, NetworkDisconnect, NetworkEdit,
+    PruneRequest, SandboxRequest, WaitRequest,
 };
 use rnet_model::{ContainerName, ContainerRef, EndpointId, Engine, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;
@@ -163,6 +163,8 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
             "/v1/networks/{name}",
             get(async |State(c): State<Shared>, Path(name): Path<String>| answer(c.engine.network(name).await)),
         ),
+        (Method::PATCH, "/v1/networks/{name}", patch(edit_network)),
+        (Method::POST, "/v1/networks/prune", also_a_name("prune", post(prune_networks))),
         (Method::DELETE, "/v1/networks/{name}", delete(remove_network)),
         (Method::POST, "/v1/networks/{name}/connect", post(connect)),
         (Method::POST, "/v1/networks/{name}/disconnect", post(disconnect)),
@@ -360,6 +362,25 @@ fn flags(query: MaybeFlags) -> Result<Flags, ApiError> {
 async fn remove_network(State(c): State<Shared>, Path(name): Path<String>, query: MaybeFlags) -> Response {
     let work = async { c.engine.remove_network(name, flags(query)?.force).await };
     answer(work.await)
+}
+
+async fn edit_network(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {
+    let work = async { c.engine.edit_network(name, parse::<NetworkEdit>("PATCH /v1/networks/{name}", &body)?).await };
+    answer(work.await)
+}
+
+async fn prune_networks(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.prune_networks(parse::<PruneRequest>("POST /v1/networks/prune", &body)?).await };
+    answer(work.await)
+}
+
+/// A word of the API that may be the name of a network too.
+fn also_a_name(word: &'static str, route: MethodRouter<Shared>) -> MethodRouter<Shared> {
+    let name = || Path(word.to_owned());
+    route
+        .get(async move |State(c): State<Shared>| answer(c.engine.network(word.to_owned()).await))
+        .patch(async move |c: State<Shared>, body: Bytes| edit_network(c, name(), body).await)
+        .delete(async move |c: State<Shared>, query: MaybeFlags| remove_network(c, name(), query).await)
 }
 
 async fn connect(State(c): State<Shared>, Path(name): Path<String>, body: Bytes) -> Response {

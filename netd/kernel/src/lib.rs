@@ -27,7 +27,9 @@ pub use error::KernelError;
 pub use events::{Event, Monitor};
 pub use filter::rules;
 pub use filter::rules::NfTables;
-pub use filter::{Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Nft};
+pub use filter::{
+    Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Guard, Linked, Nft, Opened, Published, Redirected,
+};
 pub use links::{
     Address, AddressGeneration, Admin, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,
     LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc, QdiscPlace,

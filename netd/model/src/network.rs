@@ -324,9 +324,81 @@ impl NetworkSpec {
                 return Err(InvalidInput::new("MTU", mtu.to_string(), format!("is not from {least} to 65535")));
             }
         }
-        for key in self.labels.keys() {
-            if key.is_empty() || key.len() > 128 || key.chars().any(char::is_control) {
-                return Err(InvalidInput::new("label", key.clone(), "a key is 1 to 128 printable characters"));
+        self.validate_gateway_mode()?;
+        self.validate_outbound()?;
+        self.validate_names()?;
+        self.validate_rates()?;
+        for (what, keys) in [("label", &self.labels), ("option", &self.options)] {
+            let odd = |key: &&String| key.is_empty() || key.len() > 128 || key.chars().any(char::is_control);
+            if let Some(key) = keys.keys().find(odd) {
+                return Err(InvalidInput::new(what, key.clone(), "a key is 1 to 128 printable characters"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_gateway_mode(&self) -> Result<(), InvalidInput> {
+        if self.gateway_mode == GatewayMode::Routed && self.internal {
+            return Err(InvalidInput::new("gateway mode", "routed", "nothing is routed to an internal network")
+                .hint("leave out --gateway-mode or --internal"));
+        }
+        Ok(())
+    }
+
+    fn validate_outbound(&self) -> Result<(), InvalidInput> {
+        let Some(first) = self.outbound.first() else { return Ok(()) };
+        let bad = |ip: &IpAddr, why: &str| InvalidInput::new("outbound address", ip.to_string(), why);
+        let kept = "the addresses of containers are kept on the way out";
+        if self.internal {
+            return Err(bad(first, "nothing leaves an internal network").hint("leave out one of the two"));
+        }
+        if self.gateway_mode == GatewayMode::Routed || !self.masquerade.is_on() {
+            return Err(bad(first, kept).hint("leave out --outbound-address, or --gateway-mode routed and --no-masq"));
+        }
+        for v4 in [true, false] {
+            let mut of_family = self.outbound.iter().filter(|ip| ip.is_ipv4() == v4);
+            let Some(ip) = of_family.next() else { continue };
+            if let Some(second) = of_family.next() {
+                return Err(bad(second, &format!("there already is {ip} of the same family")));
+            }
+            if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+                return Err(bad(ip, "is no address that an answer would come back to"));
+            }
+            let has_family = self.subnets.iter().any(|s| s.is_ipv4() == v4) || (!v4 && self.ipv6);
+            if !self.subnets.is_empty() && !has_family {
+                return Err(bad(ip, "the network has no subnet of its family"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_names(&self) -> Result<(), InvalidInput> {
+        let Some(server) = self.dns_forward.first() else { return Ok(()) };
+        let bad = |ip: &IpAddr, why: &str| InvalidInput::new("name server", ip.to_string(), why);
+        if self.internal {
+            return Err(bad(server, "containers of an internal network ask nobody outside")
+                .hint("leave out --dns-forward or --internal"));
+        }
+        if !self.dns.is_on() {
+            return Err(
+                bad(server, "rnet answers no names on this network").hint("leave out --dns-forward or --dns off")
+            );
+        }
+        match self.dns_forward.iter().find(|ip| ip.is_unspecified() || ip.is_multicast()) {
+            Some(odd) => Err(bad(odd, "is no address of a host")),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_rates(&self) -> Result<(), InvalidInput> {
+        const ETHERNET: u64 = 14;
+        const PLAIN_MTU: u32 = 1500;
+        let frame = u64::from(self.mtu.unwrap_or(PLAIN_MTU)) + ETHERNET;
+        for rate in [self.rate_ingress, self.rate_egress].into_iter().flatten() {
+            if rate.burst.is_some_and(|burst| burst < frame) {
+                let why = format!("the burst is smaller than a full frame of {frame} bytes, which would never pass");
+                return Err(InvalidInput::new("rate", rate.to_string(), why)
+                    .hint("give a larger burst, or leave it out: 100mbit"));
             }
         }
         Ok(())
@@ -373,6 +445,45 @@ mod tests {
             .is_err()
         );
         assert!(spec(|s| s.mtu = Some(1000)).is_ok());
+    }
+
+    #[test]
+    fn what_does_not_go_together() {
+        let ip = |s: &str| s.parse::<IpAddr>().expect("ip");
+        let refused = |f: fn(&mut NetworkSpec)| spec(f).expect_err("refused").to_string();
+        assert!(spec(|s| s.outbound = vec![ip("192.0.2.1"), ip("2001:db8::1")]).is_ok());
+        let twice: fn(&mut NetworkSpec) =
+            |s| s.outbound = vec!["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
+        assert!(refused(twice).contains("same family"));
+        for with in [
+            (|s: &mut NetworkSpec| s.internal = true) as fn(&mut NetworkSpec),
+            |s| s.gateway_mode = GatewayMode::Routed,
+            |s| s.masquerade = Toggle::Off,
+            |s| s.subnets = vec!["fd00::/64".parse().unwrap()],
+        ] {
+            let found = spec(|s| {
+                s.outbound = vec![ip("192.0.2.1")];
+                with(s);
+            });
+            assert!(found.expect_err("refused").to_string().contains("192.0.2.1"));
+        }
+        assert!(refused(|s| s.outbound = vec!["127.0.0.1".parse().unwrap()]).contains("127.0.0.1"));
+        for with in [(|s: &mut NetworkSpec| s.internal = true) as fn(&mut NetworkSpec), |s| s.dns = Toggle::Off] {
+            let found = spec(|s| {
+                s.dns_forward = vec![ip("192.0.2.53")];
+                with(s);
+            });
+            assert!(found.expect_err("refused").to_string().contains("192.0.2.53"));
+        }
+        assert!(spec(|s| s.rate_ingress = Some("1mbit/2k".parse().unwrap())).is_ok());
+        assert!(refused(|s| s.rate_ingress = Some("1mbit/1k".parse().unwrap())).contains("full frame"));
+        assert!(refused(|s| s.rate_egress = Some("1mbit/1513b".parse().unwrap())).contains("full frame"));
+        let routed_inside: fn(&mut NetworkSpec) = |s| {
+            s.internal = true;
+            s.gateway_mode = GatewayMode::Routed;
+        };
+        assert!(refused(routed_inside).contains("internal"));
+        assert!(refused(|s| drop(s.options.insert(String::new(), String::new()))).contains("option"));
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl FromStr for Rate {
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000)];
-        let (name, size) = unit.into_iter().find(|(_, size)| self.bits % size == 0).unwrap_or(("bit", 1));
+        let (name, size) = unit.into_iter().find(|(_, size)| self.bits.is_multiple_of(*size)).unwrap_or(("bit", 1));
         write!(f, "{}{name}", self.bits / size)?;
         self.burst.map_or(Ok(()), |burst| match burst % 1024 {
             0 => write!(f, "/{}k", burst / 1024),

@@ -40,7 +40,11 @@ fn main() -> anyhow::Result<()> {
     };
     let write = args.write.as_deref().map(std::path::absolute).transpose()?;
     let bed = Bed::enter(&args.binaries)?;
-    let docker = if wanted(&["S5", "S9", "S15"]) { Docker::start(&bed) } else { Err(anyhow::anyhow!("not asked for")) };
+    let docker = if wanted(&["S5", "S6", "S7", "S9", "S13", "S14", "S15"]) {
+        Docker::start(&bed)
+    } else {
+        Err(anyhow::anyhow!("not asked for"))
+    };
     let mut findings: Vec<Finding> = Vec::new();
     if wanted(&["S1"]) {
         findings.push(show(measure::attach::inside_netd(&bed).context("S1")?));
@@ -53,6 +57,16 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(&["S5"]) {
         findings.push(show(measure::runtime::no_op(&bed, &docker).context("S5")?));
+    }
+    if wanted(&["S6"]) {
+        findings.push(show(measure::ports::five_hundred(&bed, &docker).context("S6")?));
+    }
+    if wanted(&["S7", "S13"]) {
+        let both = measure::ports::fifty_thousand(&bed, &docker).context("S7, S13")?;
+        findings.extend(both.into_iter().map(show));
+    }
+    if wanted(&["S14"]) {
+        findings.push(show(measure::path::throughput(&bed, &docker).context("S14")?));
     }
     if wanted(&["S9"]) {
         findings.push(show(measure::network::create(&bed, &docker).context("S9")?));

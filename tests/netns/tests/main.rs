@@ -16,5 +16,6 @@ mod docker;
 mod hook;
 mod lab;
 mod network;
+mod privileges;
 mod rootless;
 mod sandbox;

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use rnet_api::{Allocation, ApiError};
 use rnet_ipam::{IpamError, State};
 use rnet_kernel::{Links, RouteEntry};
-use rnet_model::{AddressSpec, EndpointId, Engine as ContainerEngine, Gateway, IfAddr, IfName, Kind, NetworkId};
+use rnet_model::{
+    AddressSpec, EndpointId, Engine as ContainerEngine, Gateway, IfAddr, IfName, Kind, NetworkId, Subnet,
+};
 
 use super::Engine;
 use super::clock::boot_seconds;
@@ -294,9 +296,9 @@ impl Engine {
         }
     }
 
-    /// Every address of the host's containers, and the gateways, with their owners.
-    pub(super) fn allocations(&self) -> Vec<Allocation> {
-        let mut out = Vec::new();
+    /// Every address of the host and of its containers, with their owners.
+    pub(super) fn allocations(&mut self) -> Result<Vec<Allocation>, ApiError> {
+        let mut out = self.host_allocations()?;
         for state in self.networks.values() {
             let spec = &state.record.spec;
             for gateway in &spec.gateways {
@@ -317,6 +319,7 @@ impl Engine {
                         owner: self.people_name(owner),
                         state: match held {
                             State::Live => "live",
+                            State::Reserved if owner.starts_with(READY) => "ready",
                             State::Reserved => "reserved",
                             State::Resting => "resting",
                         }
@@ -348,7 +351,27 @@ impl Engine {
             }));
         }
         out.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
-        out
+        Ok(out)
+    }
+
+    /// Addresses of the host's own interfaces, without the gateways of networks, which are listed with them.
+    fn host_allocations(&mut self) -> Result<Vec<Allocation>, ApiError> {
+        let fail = |e| kernel("cannot read the host's addresses", &e);
+        let names: BTreeMap<u32, IfName> =
+            self.kernel.host.links().map_err(fail)?.into_iter().map(|l| (l.index, l.name)).collect();
+        let of_network = |dev: &IfName| self.networks.values().any(|n| n.record.spec.bridge.as_ref() == Some(dev));
+        let mut out = Vec::new();
+        for address in self.kernel.host.addresses().map_err(fail)? {
+            let Some(dev) = names.get(&address.index).filter(|dev| !of_network(dev)) else { continue };
+            out.push(Allocation {
+                address: address.ip,
+                network: dev.to_string(),
+                subnet: Subnet::containing(address.ip, address.prefix),
+                owner: "host".into(),
+                state: "live".into(),
+            });
+        }
+        Ok(out)
     }
 
     /// `engine:name` for a pool owner, which is `engine:id`.

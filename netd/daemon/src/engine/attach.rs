@@ -148,12 +148,15 @@ impl Engine {
         if request.dry_run {
             let endpoint = self.show(&record);
             let replaced = draft.old.filter(|old| old.phase == Phase::Live);
-            let first = replaced.map(|old| port::del(&old.host_ifname, self.tag.group).lines());
+            let first = replaced.map(|old| {
+                port::del(&old.host_ifname, self.limiter_of(old.id, old.network).as_ref(), self.tag.group).lines()
+            });
             let plan = first.into_iter().flatten().chain(plan.lines()).collect();
             return Ok(AttachReply { outcome: Outcome::Planned, endpoint, plan });
         }
         let Some(old) = draft.old else {
             let record = self.wire(record, &plan, netns)?;
+            self.order_gateways_or_warn(&record, netns);
             return Ok(AttachReply { outcome: Outcome::Created, endpoint: self.show(&record), plan: Vec::new() });
         };
         record.generation = old.generation + 1;
@@ -392,7 +395,7 @@ fn same_words(asked: &AttachSpec, spec: &AttachSpec, ifname: &IfName) -> bool {
 }
 
 /// What the kernel lacks for VLANs of bridge ports, as the end of a sentence. It is tried in a namespace of its own.
-fn what_vlans_lack() -> &'static str {
+pub(super) fn what_vlans_lack() -> &'static str {
     let attempt = || -> Result<bool, rnet_kernel::KernelError> {
         let mut links = Route::open(&Netns::create()?)?;
         let name: IfName = "br0".parse().expect("br0 is an interface name");

@@ -95,6 +95,13 @@ impl Engine {
                 None => self.wire_to_network(record, target, &inside),
             }
         });
+        let result = result.and_then(|record| match self.order_gateways(target.engine, &target.id, &target.netns) {
+            Ok(()) => Ok(record),
+            Err(error) => {
+                self.take_down(record.id)?;
+                Err(error)
+            }
+        });
         match result {
             Ok(record) => Ok(AttachReply { outcome: Outcome::Created, endpoint: self.show(&record), plan: Vec::new() }),
             Err(error) => {
@@ -123,7 +130,10 @@ impl Engine {
         }
         let as_asked = asked.options.ips.iter().all(|ip| found.addresses.iter().any(|a| a.ip() == *ip))
             && asked.options.mac.is_none_or(|mac| mac == found.mac)
-            && asked.options.ifname.as_ref().is_none_or(|name| *name == found.ifname);
+            && asked.options.ifname.as_ref().is_none_or(|name| *name == found.ifname)
+            && asked.options.aliases.iter().all(|alias| found.aliases.contains(alias))
+            && (asked.options.gw_priority == 0 || asked.options.gw_priority == found.gw_priority)
+            && (!asked.options.allow_spoof || found.allow_spoof);
         let name = &self.networks[&network].record.spec.name;
         if !as_asked {
             return Err(ApiError::new(
@@ -265,7 +275,11 @@ impl Engine {
     pub(super) fn discard(&mut self, prewired: Option<Prewired>, netns: u64) {
         let Some(prewired) = prewired else { return };
         self.ready_ports.remove(&prewired.host_ifname);
-        let plan = port::del(&prewired.host_ifname, self.tag.group);
+        let plan = port::del(
+            &prewired.host_ifname,
+            self.limiter_of(prewired.endpoint, Some(prewired.network)).as_ref(),
+            self.tag.group,
+        );
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove a ready interface");
         }

@@ -40,6 +40,8 @@ pub(super) struct NetworkState {
     pub(super) ready: VecDeque<SandboxId>,
     /// Whether sandboxes have been asked for, so that a pool is worth its memory.
     pub(super) warm: bool,
+    /// What is not as it should be, and not netd's to put right.
+    pub(super) problems: Vec<String>,
 }
 
 /// A sandbox and the open ends of its namespace.

@@ -363,7 +363,7 @@ impl Handle {
 
     /// Every address in use.
     pub(crate) async fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
-        self.call(|e| Ok(e.allocations())).await
+        self.call(Engine::allocations).await
     }
 
     /// All bridges netd made or uses.

@@ -15,7 +15,10 @@ mod connect;
 mod core;
 mod detach;
 mod drive;
+mod edit;
+mod gateway;
 mod handle;
+mod limit;
 mod link;
 mod network;
 mod notice;
@@ -41,8 +44,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "attach.log",
         "attach.bridge",
         "attach.veth",
+        "attach.shaper",
+        "attach.rate",
         "attach.inside",
         "attach.commit",
+        "gateway.order",
+        "gateway.commit",
         "detach.log",
         "detach.retire",
         "detach.commit",
@@ -52,6 +59,12 @@ pub(crate) fn fail_points() -> Vec<String> {
         "network.sysctl",
         "network.filter",
         "network.commit",
+        "network-edit.log",
+        "network-edit.mtu",
+        "network-edit.filter",
+        "network-edit.shaper",
+        "network-edit.rate",
+        "network-edit.commit",
         "network-rm.commit",
         "network-rm.kernel",
         "bridge.log",

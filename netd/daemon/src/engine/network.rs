@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use rnet_api::{ApiError, Network};
 use rnet_ipam::{Pool, PoolSpec, State, SubnetPools, ula_subnet};
 use rnet_kernel::{AddressGeneration, FilterChange, FilterSet, LinkOp, Links, NewBridge, Snooping, Sysctls};
-use rnet_model::{EndpointId, IfAddr, IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet};
+use rnet_model::{
+    EndpointId, GatewayMode, IfAddr, IfName, Kind, NetworkId, NetworkMode, NetworkName, NetworkSpec, Subnet, Toggle,
+};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
+use super::attach::what_vlans_lack;
 use super::core::{NetworkState, kernel};
 use super::state::{MakingNetwork, NetworkRecord, Reservation};
 use super::surfaces::{delete, put};
@@ -109,12 +112,12 @@ impl Engine {
             }
         }
         if spec.subnets.is_empty() {
-            let blocked: Vec<Subnet> = taken.iter().map(|(s, _)| *s).collect();
-            let free = SubnetPools { pools: self.config.pools() }.next_free(&blocked).ok_or_else(|| {
-                ApiError::new(Kind::Conflict, "every subnet of the pools is in use on this host")
-                    .hint("give --subnet, add a pool to netd.toml, or remove a network")
-            })?;
-            spec.subnets.push(free);
+            let mut blocked: Vec<Subnet> = taken.iter().map(|(s, _)| *s).collect();
+            // A network with the address of a name server in it would cut the host off from it.
+            let whole = |ip: IpAddr| Subnet::containing(ip, if ip.is_ipv4() { 32 } else { 128 });
+            blocked.extend(nameservers().into_iter().filter_map(whole));
+            let free = SubnetPools { pools: self.config.pools() }.next_free(&blocked);
+            spec.subnets.push(free.ok_or_else(|| self.exhausted())?);
         }
         if spec.ipv6 && spec.subnets.iter().all(Subnet::is_ipv4) {
             spec.subnets.push(ula_subnet(self.global_id, spec.name.as_str()));
@@ -141,8 +144,41 @@ impl Engine {
                 .hint("choose another --bridge-name, or leave it out"));
         }
         spec.bridge = Some(bridge);
+        spec.masquerade = masquerade_of(requested);
         spec.validate()?;
+        self.refuse_foreign_outbound(&spec)?;
+        if spec.vlan_aware && !what_vlans_lack().is_empty() {
+            let text = format!("network {}: a VLAN-aware bridge cannot be made{}", spec.name, what_vlans_lack());
+            return Err(ApiError::new(Kind::Unsupported, text).hint("leave --vlan-aware out"));
+        }
         Ok(spec)
+    }
+
+    fn exhausted(&self) -> ApiError {
+        let pools: Vec<_> = self.config.pools().iter().map(|(block, size)| format!("{block} in /{size}")).collect();
+        let (first, last) = (pools.first().cloned().unwrap_or_default(), pools.last().cloned().unwrap_or_default());
+        let text = format!("no subnet is free: all of the {} pools ({first} to {last}) are in use", pools.len());
+        let ours = self.networks.values().filter(|n| !n.record.spec.subnets.is_empty()).count();
+        ApiError::new(Kind::Conflict, text).hint(format!(
+            "give --subnet, add [[pools]] to netd.toml, or remove one of the {ours} networks: rnet network prune"
+        ))
+    }
+
+    /// Traffic can leave under an address only if the answers come back to this host.
+    pub(super) fn refuse_foreign_outbound(&mut self, spec: &NetworkSpec) -> Result<(), ApiError> {
+        let Some(address) = self.missing_outbound(spec)?.first().copied() else { return Ok(()) };
+        Err(ApiError::new(Kind::Invalid, format!("network {}: {address} is no address of this host", spec.name))
+            .hint("give an address that an interface of the host has, or leave --outbound-address out"))
+    }
+
+    /// Outbound addresses of a network that the host does not have.
+    pub(super) fn missing_outbound(&mut self, spec: &NetworkSpec) -> Result<Vec<IpAddr>, ApiError> {
+        if spec.outbound.is_empty() {
+            return Ok(Vec::new());
+        }
+        let fail = |e| kernel("cannot read the host's addresses", &e);
+        let there = self.kernel.host.addresses().map_err(fail)?;
+        Ok(spec.outbound.iter().filter(|ip| !there.iter().any(|a| a.ip == **ip)).copied().collect())
     }
 
     /// The smallest MTU of the devices the host's default routes use.
@@ -165,8 +201,8 @@ impl Engine {
             name: bridge.clone(),
             alias: self.tag.alias(&record.id.to_string()),
             mtu: spec.mtu,
-            mac: None,
-            vlan_filtering: false,
+            mac: Some(tag::bridge_mac(record.id)),
+            vlan_filtering: spec.vlan_aware,
             ipv6: AddressGeneration::Off,
             snooping: Snooping::Off,
         };
@@ -177,7 +213,7 @@ impl Engine {
             links(vec![LinkOp::NewBridge(new)]),
             vec![links(vec![LinkOp::Delete(bridge.clone())])],
         );
-        let addresses = bridge_addresses(spec);
+        let addresses = bridge_addresses(record);
         if !addresses.is_empty() {
             let ops = addresses.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
             plan.step("network.address", links(ops));
@@ -355,16 +391,42 @@ pub(super) fn network_state(record: NetworkRecord, rest_secs: u64) -> NetworkSta
         })
     };
     let pools = spec.subnets.iter().map(pool).collect();
-    NetworkState { record, pools, ready: VecDeque::new(), warm: false }
+    NetworkState { record, pools, ready: VecDeque::new(), warm: false, problems: Vec::new() }
 }
 
-/// The addresses of a network's bridge: its gateways.
-pub(super) fn bridge_addresses(spec: &NetworkSpec) -> Vec<rnet_model::IfAddr> {
+/// The addresses of a network's bridge: its gateways, and for IPv6 a link-local one. Without it the kernel asks for no
+/// neighbour on behalf of what it forwards (ndisc_send_ns, net/ipv6/ndisc.c), and it makes none itself.
+pub(super) fn bridge_addresses(record: &NetworkRecord) -> Vec<IfAddr> {
+    let spec = &record.spec;
     let address = |gateway: &IpAddr| {
         let subnet = spec.subnets.iter().find(|s| s.contains(*gateway))?;
-        rnet_model::IfAddr::new(*gateway, subnet.prefix()).ok()
+        IfAddr::new(*gateway, subnet.prefix()).ok()
     };
-    spec.gateways.iter().filter_map(address).collect()
+    let forwards6 = spec.gateways.iter().any(IpAddr::is_ipv6);
+    let link_local = forwards6.then(|| tag::bridge_mac(record.id).link_local());
+    spec.gateways.iter().filter_map(address).chain(link_local).collect()
+}
+
+/// Whether source addresses are replaced, by all that was asked for: what is routed keeps them.
+pub(super) fn masquerade_of(requested: &NetworkSpec) -> Toggle {
+    if requested.gateway_mode == GatewayMode::Routed { Toggle::Off } else { requested.masquerade }
+}
+
+/// The name servers of the host, but for those on its loopback.
+fn nameservers() -> Vec<IpAddr> {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    // systemd-resolved is on loopback itself, and keeps those it asks in a second file.
+    ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"].iter().flat_map(|f| servers_of(&read(f))).collect()
+}
+
+/// The addresses behind `nameserver` (resolv.conf(5)), without scopes.
+fn servers_of(text: &str) -> Vec<IpAddr> {
+    let server = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = words.next().filter(|w| *w == "nameserver").and_then(|_| words.next())?;
+        address.split('%').next()?.parse::<IpAddr>().ok()
+    };
+    text.lines().filter_map(server).filter(|ip| !ip.is_loopback()).collect()
 }
 
 /// The elements of the packet filter that make a bridge a network.
@@ -378,7 +440,11 @@ pub(super) fn filter_elements(spec: &NetworkSpec) -> Vec<FilterChange> {
     if spec.internal {
         out.push(FilterChange::Device(FilterSet::Internal, bridge));
     } else if spec.masquerade.is_on() {
-        out.extend(spec.subnets.iter().map(|s| FilterChange::Masquerade(*s)));
+        let of_family = |s: &Subnet| spec.outbound.iter().find(|ip| ip.is_ipv4() == s.is_ipv4()).copied();
+        out.extend(spec.subnets.iter().map(|s| match of_family(s) {
+            Some(address) => FilterChange::Outbound(*s, address),
+            None => FilterChange::Masquerade(*s),
+        }));
     }
     out
 }
@@ -388,5 +454,17 @@ pub(super) fn first_address(subnet: &Subnet) -> IpAddr {
     match subnet.network() {
         IpAddr::V4(ip) => IpAddr::from((u32::from(ip) | 1).to_be_bytes()),
         IpAddr::V6(ip) => IpAddr::from((u128::from(ip) | 1).to_be_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_of_a_file() {
+        let text = "# nameserver 10.0.0.1\nsearch x\nnameserver 127.0.0.53\nnameserver 172.17.0.53\nnameserver fe80::1%eth0\nnameserver\n";
+        let found: Vec<String> = servers_of(text).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["172.17.0.53", "fe80::1"]);
     }
 }

@@ -106,6 +106,9 @@ impl Engine {
 
     fn link_gone(&mut self, name: &IfName) {
         self.chain_link_gone(name);
+        if self.limiter_gone(name) {
+            return;
+        }
         let gone = |engine: &mut Self| matches!(engine.kernel.host.link(name), Ok(None));
         if let Some(id) = self.by_host_ifname.get(name).copied() {
             if self.endpoints.get(&id).is_some_and(|r| r.phase == Phase::Live) && gone(self) {
@@ -156,6 +159,8 @@ impl Engine {
                 _ => self.link_gone(&name),
             }
         }
+        let limited: Vec<_> = self.networks.keys().filter(|id| self.is_limited(**id)).copied().collect();
+        limited.into_iter().for_each(|id| self.verify_limits(id));
         let ready: Vec<IfName> = self.ready_ports.keys().cloned().collect();
         ready.iter().for_each(|name| self.verify_ready(name));
     }

@@ -73,7 +73,11 @@ impl Engine {
     }
 
     /// Gives up the ready interfaces of a network that `which` chooses.
-    fn give_up_ready(&mut self, network: NetworkId, which: impl Fn(&Self, &SandboxRecord, &Prewired) -> bool) {
+    pub(super) fn give_up_ready(
+        &mut self,
+        network: NetworkId,
+        which: impl Fn(&Self, &SandboxRecord, &Prewired) -> bool,
+    ) {
         let chosen = |id: &&SandboxId| {
             let Some(sandbox) = self.sandboxes.get(*id) else { return false };
             let ready = sandbox.record.prewired.as_ref().filter(|r| r.network == network);

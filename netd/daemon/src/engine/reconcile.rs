@@ -58,6 +58,14 @@ impl Engine {
         self.recover_networks(&logged, &stored, &mut ours);
         self.recover_sandboxes(of_prefix(&logged, "sandbox/"));
         self.recover_endpoints(endpoints, &mut ours);
+        self.recover_gateways();
+        self.keep_limiters(&mut ours);
+        let edited = keys_of(&logged, "edit/");
+        let limited = self.networks.keys().filter(|id| self.is_limited(**id) && !edited.contains(id));
+        for id in limited.copied().collect::<Vec<_>>() {
+            self.verify_limits(id);
+        }
+        edited.into_iter().for_each(|id| self.recover_edit(id));
         self.recover_new_bridges(&mut ours);
         self.recover_reservations(&stored);
         self.recover_chains(of_prefix(&logged, "chain/"));
@@ -105,14 +113,17 @@ impl Engine {
         let wiring = || endpoints.iter().filter(|r| r.phase == Phase::Wiring);
         let mut made: HashMap<IfName, String> = wiring().map(|r| (r.host_ifname.clone(), r.id.to_string())).collect();
         let sandboxes = of_prefix::<SandboxRecord>(logged, "sandbox/").into_iter().filter_map(|s| s.prewired);
-        made.extend(sandboxes.map(|p| (p.host_ifname, p.endpoint.to_string())));
+        let sandboxes: Vec<_> = sandboxes.collect();
+        let limited = wiring().map(|r| r.id).chain(sandboxes.iter().map(|p| p.endpoint));
+        made.extend(limited.map(|id| (super::tag::limiter_ifname(id), super::limit::object(id))));
+        made.extend(sandboxes.into_iter().map(|p| (p.host_ifname, p.endpoint.to_string())));
         let bridges = of_prefix::<BridgeRecord>(logged, "bridge/").into_iter().map(|r| r.name);
         let bridges = bridges.chain(wiring().filter(|r| r.network.is_none()).map(|r| r.master.clone()));
         made.extend(bridges.map(|name| (name.clone(), format!("bridge/{name}"))));
         let networks = of_prefix::<MakingNetwork>(logged, "network/").into_iter();
         made.extend(networks.filter_map(|n| Some((n.bridge?, n.id.to_string()))));
         let unmarked = |l: &LinkState| match l.kind {
-            LinkKind::Veth { .. } => l.alias.is_none(),
+            LinkKind::Veth { .. } | LinkKind::Ifb => l.alias.is_none(),
             // It comes up with the last message.
             LinkKind::Bridge { .. } => l.alias.is_none() && !l.up,
             _ => false,
@@ -243,6 +254,7 @@ impl Engine {
             if let Err(error) = self.verify_network(id, routes.as_deref()) {
                 tracing::error!(network = %id, error = error.chain(), "cannot repair a network");
             }
+            self.verify_outbound(id);
         }
     }
 
@@ -286,7 +298,7 @@ impl Engine {
         let present = self.kernel.host.addresses_of(link.index).map_err(fail)?;
         let here = |ip| present.iter().any(|a| a.ip == ip);
         let (there, missing): (Vec<_>, Vec<_>) =
-            bridge_addresses(&record.spec).into_iter().partition(|a: &IfAddr| here(a.ip()));
+            bridge_addresses(&record).into_iter().partition(|a: &IfAddr| here(a.ip()));
         let mut ops: Vec<LinkOp> = missing.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
         if !link.up {
             ops.push(LinkOp::Up(bridge.clone()));
@@ -304,6 +316,23 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Whether the host still has the addresses a network's traffic leaves under.
+    fn verify_outbound(&mut self, id: NetworkId) {
+        let spec = self.networks[&id].record.spec.clone();
+        let problems = match self.missing_outbound(&spec) {
+            Ok(missing) => missing
+                .iter()
+                .map(|ip| {
+                    format!("outbound address {ip} is no address of this host any more: answers do not come back")
+                })
+                .collect(),
+            Err(error) => vec![error.chain()],
+        };
+        if let Some(state) = self.networks.get_mut(&id) {
+            state.problems = problems;
+        }
     }
 
     /// Puts the host ends of a bridge's endpoints back into it.
@@ -433,6 +462,7 @@ impl Engine {
     /// An endpoint whose link is gone: made again if its namespace is still there, else it waits or is forgotten.
     pub(super) fn lost_endpoint(&mut self, id: EndpointId) {
         let Some(record) = self.endpoints.get(&id).cloned() else { return };
+        self.drop_limiter(&record);
         if let Some(netns) = self.reopen(&record) {
             let result = self.rewire(record.clone(), &netns);
             self.kernel.leave();
@@ -533,6 +563,12 @@ fn of_prefix<T: DeserializeOwned>(logged: &BTreeMap<String, Value>, prefix: &str
 fn of_stored<T: DeserializeOwned>(stored: &Stored, prefix: &str) -> Vec<T> {
     let below = stored.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
     below.filter_map(|(key, value)| readable(key, serde_json::from_slice(value))).collect()
+}
+
+/// The networks whose id follows a prefix of the run log.
+fn keys_of(logged: &BTreeMap<String, Value>, prefix: &str) -> Vec<NetworkId> {
+    let below = logged.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+    below.filter_map(|(key, _)| key[prefix.len()..].parse().ok()).collect()
 }
 
 fn readable<T>(key: &str, parsed: Result<T, serde_json::Error>) -> Option<T> {

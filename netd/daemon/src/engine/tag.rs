@@ -51,6 +51,20 @@ pub(super) fn host_ifname(id: EndpointId) -> IfName {
     format!("rn{}", &id[id.len() - 12..]).parse().expect("14 letters and digits are an interface name")
 }
 
+/// Name of the device that limits what an endpoint sends: `ri` and what its host end's name ends with.
+pub(super) fn limiter_ifname(id: EndpointId) -> IfName {
+    let id = id.to_string();
+    format!("{LIMITER}{}", &id[id.len() - 12..]).parse().expect("14 letters and digits are an interface name")
+}
+
+/// Begins the names of such devices.
+pub(super) const LIMITER: &str = "ri";
+
+/// Address of a network's bridge, the same whenever it is made: containers keep it in mind.
+pub(super) fn bridge_mac(id: rnet_model::NetworkId) -> rnet_model::MacAddr {
+    rnet_model::MacAddr::local(fnv(id.to_string().as_bytes()))
+}
+
 /// Name of a network's bridge: `rn-` and the last ten characters of its id.
 pub(super) fn bridge_ifname(id: rnet_model::NetworkId) -> IfName {
     let id = id.to_string();

@@ -134,7 +134,7 @@ impl Engine {
         let ours = self.endpoints.values().filter(|r| r.network == Some(id)).map(|r| self.show(r));
         let endpoints = ours.chain(self.chains_on(id).map(|r| self.show_chain(r))).collect();
         let fault = self.filter_fault.iter().filter(|_| !self.is_listed(id));
-        let problems = fault.map(|e| format!("not filtered: {e}")).collect();
+        let problems = fault.map(|e| format!("not filtered: {e}")).chain(state.problems.iter().cloned()).collect();
         Some(Network {
             id,
             spec: state.record.spec.clone(),

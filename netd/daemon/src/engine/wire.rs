@@ -111,6 +111,7 @@ impl Engine {
             gateways: record.gateways.clone(),
             routes: record.routes.clone(),
             metric: record.metric,
+            shaping: self.shaping_of(record),
         }
     }
 
@@ -229,7 +230,10 @@ impl Engine {
         self.forget(record.id);
         let kept = record.clone();
         match self.wire(record, &plan, netns) {
-            Ok(_) => Ok(()),
+            Ok(record) => {
+                self.order_gateways_or_warn(&record, netns);
+                Ok(())
+            }
             Err(error) => {
                 self.park(kept, Some(&error));
                 Err(error)
@@ -260,7 +264,7 @@ impl Engine {
             fail::point("detach.log");
             self.log_put(&key, &record)?;
             fail::point("detach.log.done");
-            let plan = port::del(&record.host_ifname, self.tag.group);
+            let plan = port::del(&record.host_ifname, self.limiter_of(id, record.network).as_ref(), self.tag.group);
             if let Err(failure) = apply(&plan, &mut self.kernel) {
                 // It stays attached, also for the next start.
                 if let Some(kept) = self.endpoints.get(&id).cloned() {

@@ -368,6 +368,7 @@ fn elements(table: &str, state: &FilterState) -> Vec<NfListObject<'static>> {
                 }
             }
             FilterChange::Masquerade(net) => nets.push(*net),
+            _ => {}
         }
     }
     for net in &nets {

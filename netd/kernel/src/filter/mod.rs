@@ -4,6 +4,7 @@
 //! an element. See [`FilterSet`] for the sets and docs/ruleset.md for the rules.
 
 mod base;
+mod change;
 mod elements;
 mod intervals;
 pub mod rules;
@@ -12,41 +13,14 @@ mod watch;
 pub(crate) mod wire;
 
 use std::collections::BTreeSet;
-use std::fmt;
-
-use rnet_model::{IfName, Subnet};
 
 use crate::KernelError;
 
+pub use change::{FilterChange, FilterSet, Guard, Linked, Opened, Published, Redirected};
 pub use elements::Nft;
 pub use watch::FilterMonitor;
 
-/// A set of the base table, and what being in it means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum FilterSet {
-    /// Bridges of rnet networks (ifname): the protected devices.
-    Networks,
-    /// Bridges whose networks talk to no other network (ifname).
-    Isolated,
-    /// Bridges nothing may enter or leave (ifname).
-    Internal,
-    /// IPv4 source prefixes that are masqueraded on the way out of any device not in `Networks`.
-    Masquerade4,
-    /// The same for IPv6.
-    Masquerade6,
-}
-
-/// One element of a set.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FilterChange {
-    /// A device of [`FilterSet::Networks`], [`FilterSet::Isolated`] or [`FilterSet::Internal`].
-    Device(FilterSet, IfName),
-    /// A prefix of [`FilterSet::Masquerade4`] or [`FilterSet::Masquerade6`], by its family.
-    Masquerade(Subnet),
-}
-
-/// All elements of all sets.
+/// Everything the tables were told.
 pub type FilterState = BTreeSet<FilterChange>;
 
 /// The packet filter of the daemon's namespace.
@@ -54,36 +28,11 @@ pub trait Filter: Send {
     /// Puts the base table there if it is absent or of another version; sets keep their elements when it is already
     /// right. `true` when the table was made; the elements of one of another version are carried over.
     fn ensure_base(&mut self) -> Result<bool, KernelError>;
-    /// Reads all elements.
+    /// Reads everything.
     fn state(&mut self) -> Result<FilterState, KernelError>;
-    /// Adds and removes elements in one transaction: all or none. Adding one that is there and removing one that is
+    /// Adds and removes in one transaction: all or none. Adding one that is there and removing one that is
     /// not are successes.
     fn change(&mut self, add: &[FilterChange], remove: &[FilterChange]) -> Result<(), KernelError>;
     /// Removes the table.
     fn remove_base(&mut self) -> Result<(), KernelError>;
-}
-
-impl FilterSet {
-    /// Name of the set in the table.
-    pub fn name(self) -> &'static str {
-        match self {
-            FilterSet::Networks => "networks",
-            FilterSet::Isolated => "isolated",
-            FilterSet::Internal => "internal_only",
-            FilterSet::Masquerade4 => "masquerade4",
-            FilterSet::Masquerade6 => "masquerade6",
-        }
-    }
-}
-
-impl fmt::Display for FilterChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FilterChange::Device(set, device) => write!(f, "@{} {{ {device} }}", set.name()),
-            FilterChange::Masquerade(net) if net.is_ipv4() => {
-                write!(f, "@{} {{ {net} }}", FilterSet::Masquerade4.name())
-            }
-            FilterChange::Masquerade(net) => write!(f, "@{} {{ {net} }}", FilterSet::Masquerade6.name()),
-        }
-    }
 }

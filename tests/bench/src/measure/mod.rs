@@ -4,6 +4,8 @@ pub(crate) mod attach;
 pub(crate) mod cni;
 pub(crate) mod flows;
 pub(crate) mod network;
+pub(crate) mod path;
+pub(crate) mod ports;
 pub(crate) mod runtime;
 pub(crate) mod scale;
 
