@@ -28,7 +28,8 @@ pub use events::{Event, Monitor};
 pub use filter::rules;
 pub use filter::rules::NfTables;
 pub use filter::{
-    Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Guard, Linked, Nft, Opened, Published, Redirected,
+    Filter, FilterChange, FilterMonitor, FilterSet, FilterState, FilterTouched, Guard, Linked, Nft, Opened, Published,
+    Redirected,
 };
 pub use links::{
     Address, AddressGeneration, Admin, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,

@@ -18,10 +18,16 @@ mod drive;
 mod edit;
 mod gateway;
 mod handle;
+mod host_firewall;
 mod limit;
 mod link;
+mod linked;
+mod loopback;
 mod network;
 mod notice;
+mod port_probe;
+mod ports;
+mod publish;
 mod ready;
 mod reap;
 mod reconcile;
@@ -84,6 +90,10 @@ pub(crate) fn fail_points() -> Vec<String> {
         "chain-rm.commit",
         "links.log",
         "links.kernel",
+        "publish.filter",
+        "publish.commit",
+        "unpublish.commit",
+        "unpublish.filter",
     ];
     STEPS.iter().flat_map(|s| [(*s).to_owned(), format!("{s}.done")]).collect()
 }

@@ -18,7 +18,7 @@ use crate::KernelError;
 
 pub use change::{FilterChange, FilterSet, Guard, Linked, Opened, Published, Redirected};
 pub use elements::Nft;
-pub use watch::FilterMonitor;
+pub use watch::{FilterMonitor, FilterTouched};
 
 /// Everything the tables were told.
 pub type FilterState = BTreeSet<FilterChange>;

@@ -19,6 +19,11 @@ pub(super) fn in_table(message: &Message<'_>, table: &str) -> bool {
     of(message, 1).is_some_and(|name| c_string(name) == table)
 }
 
+/// The table a message is about.
+pub(super) fn table(message: &Message<'_>) -> Option<String> {
+    of(message, 1).map(c_string)
+}
+
 pub(super) fn chain(message: &Message<'_>, family: Family) -> Option<ChainInfo> {
     let name = c_string(of(message, 3)?);
     let base = of(message, 4).and_then(|hook| {
