@@ -6,6 +6,7 @@
 mod auth;
 mod config;
 mod engine;
+mod names;
 mod plugins;
 mod privileges;
 mod resolve;

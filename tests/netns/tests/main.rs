@@ -12,6 +12,7 @@ mod conflist;
 mod crash;
 mod demo;
 mod dhcp;
+mod dns;
 mod docker;
 mod hook;
 mod lab;

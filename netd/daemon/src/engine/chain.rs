@@ -129,6 +129,7 @@ impl Engine {
         self.writer.commit(vec![put(super::network::network_key(id), &record)])?;
         fail::point("network.commit.done");
         self.networks.insert(id, super::network::network_state(record, self.config.rest_seconds));
+        self.zone_changed(id);
         self.emit(view::event("network-create", requested.name.to_string()));
         Ok(self.show_network(id).expect("it was just inserted"))
     }
@@ -228,6 +229,7 @@ impl Engine {
         .into();
         let endpoint = self.show_chain(&record);
         self.chains.insert(id, record);
+        self.naming(id);
         self.emit(event);
         Ok(AttachReply { outcome: Outcome::Created, endpoint, plan: Vec::new() })
     }
@@ -240,6 +242,7 @@ impl Engine {
         self.log_put(&chain_key(id), &record)?;
         fail::point("chain-rm.log.done");
         self.chains.insert(id, record);
+        self.naming(id);
         self.work_of(id)
     }
 
@@ -264,6 +267,7 @@ impl Engine {
         self.log_remove(&chain_key(id));
         fail::point("chain-rm.commit.done");
         let record = self.chains.remove(&id);
+        self.naming(id);
         if let Some(record) = record.filter(|r| !r.made.addresses.is_empty()) {
             let mut event = view::event("detach", record.container);
             event.attributes.insert("ifname".into(), record.ifname.to_string());
@@ -282,6 +286,7 @@ impl Engine {
             tracing::warn!(error = error.chain(), "cannot write the run log");
         }
         self.chains.insert(id, record);
+        self.naming(id);
     }
 
     /// After a start: who is to be taken back, because it was not finished or its namespace has ended.
@@ -297,6 +302,7 @@ impl Engine {
                 self.left_over.push(id);
             }
             self.chains.insert(id, record);
+            self.naming(id);
         }
     }
 

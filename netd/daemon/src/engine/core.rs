@@ -18,12 +18,14 @@ use super::handle::Announcement;
 use super::host_firewall::HostDrops;
 use super::linked::Offers;
 use super::loopback::Loopback;
+use super::naming::Told;
 use super::ports::{Ports, ProxyPorts};
 use super::reap::{Reaper, Retired};
 use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, SandboxRecord};
 use super::surfaces::{Kernel, Writer};
 use super::tag::Tag;
 use crate::config::Config;
+use crate::names::Names;
 
 /// What the engine is started with.
 #[derive(Debug, Clone)]
@@ -96,6 +98,10 @@ pub(crate) struct Engine {
     pub(super) foreign: HashMap<u32, LinkState>,
     pub(super) global_id: [u8; 5],
 
+    /// Answers for names.
+    pub(super) names: Names,
+    /// What it has been told of each interface.
+    pub(super) named: Told,
     /// Interfaces that plugins made.
     pub(super) chains: BTreeMap<EndpointId, ChainRecord>,
     /// Those of an earlier run that are to be taken back.
@@ -206,6 +212,8 @@ impl Engine {
             bridge_index: HashMap::new(),
             links: BTreeMap::new(),
             foreign: HashMap::new(),
+            names: Names::start(std::path::Path::new("/etc/resolv.conf"))?,
+            named: Told::default(),
             chains: BTreeMap::new(),
             left_over: Vec::new(),
             chores,
@@ -232,6 +240,7 @@ impl Engine {
         let mut degraded: Vec<String> = Vec::new();
         degraded.extend(self.filter_fault.as_ref().map(|e| format!("packet filter: {e}")));
         degraded.extend(self.writer.fault().map(|e| format!("store: {e}")));
+        degraded.extend(self.names.fault());
         Version {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -266,8 +275,8 @@ impl Engine {
 
     /// Puts an endpoint into all indexes, or its changed record.
     pub(super) fn remember(&mut self, record: EndpointRecord) {
-        self.forget(record.id);
         let id = record.id;
+        self.take_out(id);
         self.touch_ports(record.engine, &record.container_id);
         self.by_container.entry((record.engine, record.container_id.clone())).or_default().push(id);
         for address in &record.addresses {
@@ -276,10 +285,17 @@ impl Engine {
         self.by_host_ifname.insert(record.host_ifname.clone(), id);
         *self.ports.entry(record.master.clone()).or_default() += 1;
         self.endpoints.insert(id, record);
+        self.naming(id);
     }
 
     /// Takes an endpoint out of all indexes.
     pub(super) fn forget(&mut self, id: EndpointId) -> Option<EndpointRecord> {
+        let record = self.take_out(id);
+        self.naming(id);
+        record
+    }
+
+    fn take_out(&mut self, id: EndpointId) -> Option<EndpointRecord> {
         let record = self.endpoints.remove(&id)?;
         self.touch_ports(record.engine, &record.container_id);
         let key = (record.engine, record.container_id.clone());

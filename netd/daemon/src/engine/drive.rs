@@ -261,6 +261,7 @@ impl Handle {
     ) -> Result<AttachReply, ApiError> {
         let inside = super::handle::open_inside(&target.netns).await;
         let (asked, whom) = (Asked::of(&request.options), target.clone());
+        let netns = target.netns.id().ino;
         let done = self
             .call(move |e| {
                 if let Some(network) = e.find_listed(&name) {
@@ -270,10 +271,12 @@ impl Handle {
                 e.connect(&name, &request, &target).map(Ok)
             })
             .await?;
-        match done {
-            Ok(reply) => Ok(reply),
-            Err(network) => self.connect_listed(network, whom, asked).await,
-        }
+        let reply = match done {
+            Ok(reply) => reply,
+            Err(network) => self.connect_listed(network, whom, asked).await?,
+        };
+        self.names.ready(netns).await;
+        Ok(reply)
     }
 
     /// Disconnects a container from a network.
@@ -321,19 +324,27 @@ impl Handle {
         request: ConnectRequest,
     ) -> Result<Vec<Endpoint>, ApiError> {
         let (name, asked) = (id.clone(), request.clone());
-        let plain = self
+        let (netns, plain) = self
             .call(move |e| {
                 let listed = asked.networks.iter().any(|n| e.find_listed(n.network.as_str()).is_some());
-                if listed { e.sandbox_target(&name).map(Err) } else { e.connect_sandbox(&name, &asked).map(Ok) }
+                let target = e.sandbox_target(&name)?;
+                let netns = target.netns.id().ino;
+                if listed {
+                    e.present(&name, &asked)?;
+                    return Ok((netns, Err(target)));
+                }
+                Ok((netns, Ok(e.connect_sandbox(&name, &asked)?)))
             })
             .await?;
-        match plain {
-            Ok(endpoints) => Ok(endpoints),
+        let endpoints = match plain {
+            Ok(endpoints) => endpoints,
             Err(target) => {
                 let this = self.clone();
-                self.to_the_end(async move { this.connect_mixed(target, request).await }).await
+                self.to_the_end(async move { this.connect_mixed(target, request).await }).await?
             }
-        }
+        };
+        self.names.ready(netns).await;
+        Ok(endpoints)
     }
 
     /// Networks of both sorts, one after the other: all or none.

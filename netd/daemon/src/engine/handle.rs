@@ -20,6 +20,7 @@ use super::attach::{Attach, Probed};
 use super::drive::Driver;
 use super::tag::Tag;
 use super::{Engine, Options};
+use crate::names::Names;
 use crate::plugins::Plugins;
 use crate::resolve::{Resolver, Target};
 
@@ -74,6 +75,7 @@ pub(crate) struct Handle {
     host: Netns,
     timing: Option<ProbeTiming>,
     pub(super) driver: Driver,
+    pub(super) names: Names,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -104,6 +106,7 @@ pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
     let driver = Driver::new(Plugins::new(&options.root, &options.config.plugins, host.clone())?);
     let (chores, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let mut engine = Engine::open(options, host.clone(), events.clone(), announcer, chores)?;
+    let names = engine.names.clone();
     tokio::spawn(forward(monitor, mailbox.clone()));
     match filter {
         Ok(filter) => drop(tokio::spawn(forward_filter(filter, mailbox.clone()))),
@@ -111,7 +114,7 @@ pub(crate) fn start(options: Options) -> Result<Handle, ApiError> {
         Err(error) => tracing::warn!(%error, "cannot watch the packet filter"),
     }
     let thread = spawn("engine", move || serve(&mut engine, &inbox))?;
-    let handle = Handle { mailbox, events, host, timing, driver, thread: Arc::new(Mutex::new(Some(thread))) };
+    let handle = Handle { mailbox, events, host, timing, driver, names, thread: Arc::new(Mutex::new(Some(thread))) };
     let chores = handle.clone();
     tokio::spawn(async move {
         while let Some(id) = ended.recv().await {

@@ -23,6 +23,7 @@ mod limit;
 mod link;
 mod linked;
 mod loopback;
+mod naming;
 mod network;
 mod notice;
 mod port_probe;

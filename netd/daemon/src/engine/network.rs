@@ -45,6 +45,7 @@ impl Engine {
             return Err(error);
         }
         self.networks.insert(id, network_state(record, self.config.rest_seconds));
+        self.zone_changed(id);
         self.emit(view::event("network-create", requested.name.to_string()));
         Ok(self.show_network(id).expect("it was just inserted"))
     }
@@ -271,6 +272,7 @@ impl Engine {
         self.writer.commit(vec![delete(network_key(id))])?;
         fail::point("network-rm.commit.done");
         let state = self.networks.remove(&id).expect("it was just found");
+        self.zone_changed(id);
         self.forget_reservations(id);
         let Some(bridge) = state.record.spec.bridge.clone() else {
             self.emit(view::event("network-rm", shown.spec.name.to_string()));

@@ -215,6 +215,7 @@ impl Engine {
         for record in wanted {
             let id = record.id;
             self.networks.insert(id, network_state(record, self.config.rest_seconds));
+            self.zone_changed(id);
             ours.remove(&id.to_string());
         }
         self.verify_networks();

@@ -17,6 +17,7 @@ use rnet_plan::{apply, fail};
 use super::connect::Asked;
 use super::core::{SandboxState, inode, kernel};
 use super::linked::Offer;
+use super::naming::Presented;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, SandboxRecord, Source, owner};
 use super::wire::Inside;
 use super::{Engine, clock, tag};
@@ -64,7 +65,13 @@ impl Engine {
     /// An empty namespace with `lo` up.
     fn new_sandbox(&mut self) -> Result<SandboxId, ApiError> {
         let id = clock::sandbox_id();
-        let record = SandboxRecord { id, container_id: String::new(), container: String::new(), prewired: None };
+        let record = SandboxRecord {
+            id,
+            container_id: String::new(),
+            container: String::new(),
+            prewired: None,
+            presented: Presented::default(),
+        };
         fail::point("sandbox.log");
         self.log_put(&sandbox_key(id), &record)?;
         fail::point("sandbox.log.done");
@@ -109,7 +116,10 @@ impl Engine {
     fn make_ready(&mut self, network: NetworkId) -> Result<SandboxId, ApiError> {
         let id = self.new_sandbox()?;
         match self.prewire(id, network) {
-            Ok(()) => Ok(id),
+            Ok(()) => {
+                self.prepare_names(id, network);
+                Ok(id)
+            }
             Err(error) => {
                 self.destroy_sandbox(id);
                 Err(error)
@@ -207,6 +217,7 @@ impl Engine {
         request: &ConnectRequest,
     ) -> Result<Vec<Endpoint>, ApiError> {
         let target = self.sandbox_target(container)?;
+        self.present(container, request)?;
         let made = self.connect_all(&target, request)?;
         if let Err(error) = self.publish_with(&target, request) {
             made.into_iter().for_each(|connected| self.take_connection_back(connected));
@@ -359,6 +370,7 @@ impl Engine {
     /// Removes the namespace's name; the kernel ends it with its last process.
     pub(super) fn destroy_sandbox(&mut self, id: SandboxId) {
         let Some(sandbox) = self.sandboxes.remove(&id) else { return };
+        self.names.stop(inode(sandbox.netns.id()));
         self.discard(sandbox.record.prewired, inode(sandbox.netns.id()));
         if let Err(error) = Netns::unbind(&self.sandbox_path(id)) {
             tracing::warn!(%error, "cannot remove a namespace");

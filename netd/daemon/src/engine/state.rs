@@ -11,6 +11,7 @@ use rnet_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::naming::Presented;
 use crate::resolve::Target;
 
 /// How the namespace of an endpoint is found again after a restart of the daemon.
@@ -202,6 +203,9 @@ pub(super) struct SandboxRecord {
     pub(super) container: String,
     /// An interface that is wired but belongs to nobody yet.
     pub(super) prewired: Option<Prewired>,
+    /// What its container says about itself.
+    #[serde(default)]
+    pub(super) presented: Presented,
 }
 
 /// An interface that waits for a container.
