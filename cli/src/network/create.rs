@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use rnet_api::ApiError;
-use rnet_model::{
-    AddressRange, DnsName, GatewayMode, IfName, Kind, NetworkName, NetworkSpec, Rate, Subnet, Toggle,
-};
+use rnet_model::{AddressRange, DnsName, GatewayMode, IfName, Kind, NetworkName, NetworkSpec, Rate, Subnet, Toggle};
 use serde_json::{Value, json};
 
 use super::{docker, label, network_line};

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::ProgramArgs;
 use super::net_args::NetworkArgs;
 use super::shim::{Attach, Failure, Session, catch_signals};
+use super::show::published_of;
 use super::terminal::Raw;
 use crate::{Context, output};
 
@@ -193,9 +194,21 @@ pub(super) fn start(
     rnet_runtime::cgroup::make_ready();
     session.started()?;
     drop(lock);
+    warn_of_ports(ctx, container);
     let name = &container.record.name;
     let left = format!("container {name} still runs; stop it with: rnet stop {name}");
     let code = signals.map_or(Ok(0), |signals| session.follow(&signals, &left))?;
     drop(raw);
     Ok(code)
+}
+
+/// Says which of its ports are not reached as one would expect.
+fn warn_of_ports(ctx: &Context, container: &Container) {
+    let asked = &container.record.spec.network;
+    if asked.networks.is_empty() || (asked.ports.is_empty() && !asked.publish_all) {
+        return;
+    }
+    if let Ok(all) = ctx.client().publications() {
+        crate::port::warn(&published_of(container, &all));
+    }
 }
