@@ -237,14 +237,19 @@ pub(crate) fn addresses_changed(endpoints: &[Endpoint], ctx: &Context) {
     let store = Store::new(&ctx.root);
     let own = endpoints.iter().filter(|e| e.engine == Engine::Rnet).filter_map(|e| e.container_id.parse().ok());
     let ids: BTreeSet<ContainerId> = own.collect();
-    for container in ids.iter().filter_map(|id| store.by_id(id).ok()) {
-        // One that has ended gets its file at its next start.
-        if !container.status().is_ok_and(|status| status == Status::Running) {
-            continue;
-        }
-        if let Err(error) = neighbours::refresh(&store, &container) {
-            let name = &container.record.name;
-            output::remark(&format!("warning: /etc/hosts of {name} has the old addresses: {}", error.chain()));
+    let refresh = |id: &ContainerId| {
+        let container = store.by_id(id)?;
+        // One that has ended gets its files at its next start.
+        if container.status()? == Status::Running { neighbours::refresh(&store, &container) } else { Ok(()) }
+    };
+    for id in &ids {
+        match refresh(id) {
+            Err(error) if error.kind != Kind::Missing => output::remark(&format!(
+                "warning: /etc/hosts and /etc/resolv.conf of {} are as they were: {}",
+                id.short(),
+                error.chain()
+            )),
+            _ => {}
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod passwd;
 pub mod process;
 pub mod protocol;
 pub mod releases;
+pub mod resolver;
 mod seccomp;
 pub mod sharing;
 mod signal;

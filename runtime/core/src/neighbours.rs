@@ -14,6 +14,7 @@ use rnet_api::{ApiError, Client, Endpoint};
 use rnet_model::{Engine, Kind, NetworkMode, NetworkName};
 
 use crate::files::hosts;
+use crate::resolver::{self, Zone};
 use crate::store::remove_file;
 use crate::{Container, ContainerId, LinkSpec, Record, Store, file_error};
 
@@ -91,20 +92,25 @@ pub fn write(store: &Store, container: &Container, start: String, own: &[IpAddr]
     })
 }
 
-/// Brings the hosts files right that a container's addresses stand in: its own and those of the running containers that
-/// are linked to it.
+/// Brings the files right that a container's networks stand in: its own hosts and resolv.conf, and the hosts of the
+/// running containers that are linked to it.
 ///
 /// # Errors
 /// When netd does not answer, or the container's own file cannot be changed. Those of others do not matter to it.
 pub fn refresh(store: &Store, container: &Container) -> Result<(), ApiError> {
     if matches!(container.record.spec.network.mode, NetworkMode::Networks(_) | NetworkMode::None) {
+        let mut networks = Vec::new();
         edit(container, |text| {
             let endpoints = Client::new(store.root()).attachments()?;
             let own: Vec<IpAddr> =
                 of(&endpoints, &container.record.id).flat_map(|e| &e.addresses).map(|a| a.ip()).collect();
+            networks = of(&endpoints, &container.record.id).filter_map(|e| e.network.clone()).collect();
             let text = hosts::follow(&text, &container.record.own_names(), &own);
             with_links(store, container, text, &endpoints)
         })?;
+        let client = Client::new(store.root());
+        let zones: Vec<Zone> = networks.iter().map(|n| Zone::look(&client, n)).collect::<Result<_, _>>()?;
+        resolver::write(container, &zones)?;
     }
     tell_linked(store, container)
 }

@@ -63,7 +63,7 @@ fn address(
     networks: &[NetworkName],
 ) -> Result<IpAddr, ApiError> {
     let all = neighbours::addresses_on(endpoints, &target.record.id, networks);
-    all.iter().find(|ip| ip.is_ipv4()).or(all.first()).copied().ok_or_else(|| {
+    all.iter().find(|ip| ip.is_ipv4()).or_else(|| all.first()).copied().ok_or_else(|| {
         let (name, from) = (&target.record.name, &container.record.name);
         let on: Vec<&str> = networks.iter().map(NetworkName::as_str).collect();
         ApiError::new(

@@ -7,10 +7,11 @@ use rnet_api::{
     Status as EndpointStatus,
 };
 use rnet_kernel::{KernelError, LinkOp, Links as _, Netns, Route};
-use rnet_model::{ContainerName, DnsName, Kind, NetworkMode, NetworkName, NetworkType};
+use rnet_model::{ContainerName, Kind, NetworkMode, NetworkName};
 use rnet_runtime::bundle::{NetworkNamespace, OwnFiles, Sysctls, ping_groups};
 use rnet_runtime::process::ProcessId;
 use rnet_runtime::releases::{self, Addresses, Released};
+use rnet_runtime::resolver::Zone;
 use rnet_runtime::{Container, EnvVar, Phase, Store, neighbours, sharing};
 
 use crate::cannot;
@@ -28,17 +29,6 @@ enum Held {
     Place(Box<Container>),
 }
 
-/// A network that the container will be on.
-#[derive(Debug)]
-pub(crate) struct Known {
-    /// Its full name.
-    name: NetworkName,
-    /// Whether netd answers for names on it.
-    pub(crate) dns: bool,
-    /// Its domain.
-    pub(crate) domain: Option<DnsName>,
-}
-
 /// A namespace for a container that is about to be made.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -46,7 +36,7 @@ pub(crate) struct Network {
     pub(crate) sysctls: Sysctls,
     pub(crate) hostname: String,
     pub(crate) files: OwnFiles,
-    networks: Vec<Known>,
+    networks: Vec<Zone>,
     /// Networks it is on already: the namespace was left to others, see [`sharing`].
     connected: Vec<NetworkName>,
     links: Links,
@@ -168,9 +158,7 @@ impl Network {
     pub(crate) fn look_around(&mut self, store: &Store, container: &Container) -> Result<(), ApiError> {
         let client = Client::new(store.root());
         for on in &container.record.spec.network.networks {
-            let spec = client.network(on.network.as_str())?.spec;
-            let dns = spec.dns.is_on() && spec.kind != NetworkType::Conflist;
-            self.networks.push(Known { name: spec.name, dns, domain: spec.domain });
+            self.networks.push(Zone::look(&client, &on.network)?);
         }
         let names: Vec<NetworkName> = self.networks.iter().map(|n| n.name.clone()).collect();
         self.links = links::look(store, container, &names)?;

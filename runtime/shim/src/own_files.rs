@@ -5,15 +5,11 @@ use std::path::{Path, PathBuf};
 
 use rnet_api::{ApiError, Endpoint};
 use rnet_model::Kind;
-use rnet_runtime::files::{self, hosts, resolv};
+use rnet_runtime::files::{self, hosts};
+use rnet_runtime::resolver::{self, Zone};
 use rnet_runtime::{Container, ExtraHost, HostTarget, Store, neighbours};
 
-use crate::network::Known;
-
-/// Files of the host.
 const HOST_HOSTS: &str = "/etc/hosts";
-const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
-const HOST_DIRECT_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Where the host is for a program in the host's own namespace.
 const HOST_ITSELF: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -24,24 +20,15 @@ pub(crate) fn of_the_host(container: &Container, hostname: &str) -> Result<(), A
     write(&own.hostname, &files::hostname(hostname))?;
     let extra: Vec<(IpAddr, &str)> = asked.extra_hosts.iter().map(|h| (reached(h, HOST_ITSELF), name(h))).collect();
     write(&own.hosts, &hosts::of_the_host(&read(Path::new(HOST_HOSTS)), &extra))?;
-    let text = resolv::of_the_host(&read(Path::new(HOST_RESOLV_CONF)), &asked.dns);
-    resolv_conf(container, &text)
+    resolver::write_of_the_host(container)
 }
 
 /// Of a container in a namespace of its own, before it is made, so that they can be mounted. Without addresses.
-pub(crate) fn before(container: &Container, hostname: &str, networks: &[Known]) -> Result<(), ApiError> {
-    let (own, dns) = (container.own_files(), &container.record.spec.network.dns);
+pub(crate) fn before(container: &Container, hostname: &str, networks: &[Zone]) -> Result<(), ApiError> {
+    let own = container.own_files();
     write(&own.hostname, &files::hostname(hostname))?;
     write(&own.hosts, &hosts::new(&[]))?;
-    let host = read(Path::new(HOST_RESOLV_CONF));
-    let text = if networks.iter().any(|n| n.dns) {
-        let domains: Vec<_> = networks.iter().filter(|n| n.dns).filter_map(|n| n.domain.clone()).collect();
-        resolv::of_netd(&host, &domains, dns)
-    } else {
-        let direct = std::fs::read_to_string(HOST_DIRECT_RESOLV_CONF).ok();
-        resolv::reachable(&host, direct.as_deref(), dns)
-    };
-    resolv_conf(container, &text)
+    resolver::write(container, networks)
 }
 
 /// The hosts file with the addresses, in place: it is mounted already.
@@ -79,18 +66,6 @@ fn reached(host: &ExtraHost, gateway: IpAddr) -> IpAddr {
 
 fn name(host: &ExtraHost) -> &str {
     host.name.as_str()
-}
-
-/// One that was changed inside is left as it is: what was made is kept beside it to tell.
-fn resolv_conf(container: &Container, text: &str) -> Result<(), ApiError> {
-    let (path, made) = (container.own_files().resolv_conf, container.lib("resolv.conf.made"));
-    if let (Ok(now), Ok(then)) = (std::fs::read(&path), std::fs::read(&made))
-        && now != then
-    {
-        return Ok(());
-    }
-    write(&path, text)?;
-    write(&made, text)
 }
 
 /// A file of the host or of another container; absent is empty.
