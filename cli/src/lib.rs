@@ -1,7 +1,7 @@
 //! The `rnet` command: words in, one or a few API calls, text or JSON out.
 //!
 //! Owns: the command line, how results and errors look, the OCI hook. Refuses: any decision about networks and any
-//! kernel access; both are netd's. A library, so that the generator of man pages and completions sees the same
+//! kernel access; both are netd's (`rnet doctor` looks by itself when there is no netd, and changes nothing). A library, so that the generator of man pages and completions sees the same
 //! definition as the binary.
 
 use std::path::PathBuf;
@@ -13,13 +13,23 @@ use rnet_model::{InvalidInput, Kind};
 
 mod attach;
 mod bridge;
+mod capture;
+mod doctor;
+mod events;
+mod explain;
 mod hook;
 mod info;
+mod interrupt;
 pub mod lab;
 mod network;
 pub mod output;
+mod paint;
+mod ping;
 mod port;
+mod progress;
 mod runtime;
+mod stats;
+mod ui;
 
 /// What every command knows.
 #[derive(Debug, Clone)]
@@ -102,7 +112,13 @@ enum Command {
     /// Be an OCI hook: network for any OCI runtime's containers
     #[command(subcommand)]
     Hook(hook::HookCommand),
-    Events(info::EventsArgs),
+    Doctor(doctor::DoctorArgs),
+    Explain(explain::ExplainArgs),
+    PingAll(ping::PingAllArgs),
+    Stats(stats::StatsArgs),
+    Capture(Box<capture::CaptureArgs>),
+    Events(events::EventsArgs),
+    Ui(ui::UiArgs),
     Version(info::VersionArgs),
     Openapi(info::OpenapiArgs),
 }
@@ -144,7 +160,13 @@ fn dispatch(command: Command, ctx: &Context) -> Result<u8, ApiError> {
         Command::Runtime(command) => runtime::dispatch(command, ctx),
         Command::Lab(command) => lab::dispatch(command, ctx),
         Command::Hook(command) => hook::dispatch(command, ctx),
-        Command::Events(_) => info::events(ctx),
+        Command::Doctor(_) => doctor::doctor(ctx),
+        Command::Explain(args) => explain::explain(args, ctx),
+        Command::PingAll(args) => ping::ping_all(&args, ctx),
+        Command::Stats(args) => stats::stats(&args, ctx),
+        Command::Capture(args) => capture::capture(&args, ctx),
+        Command::Events(args) => events::events(&args, ctx),
+        Command::Ui(args) => ui::ui(&args, ctx),
         Command::Version(_) => info::version(ctx),
         Command::Openapi(_) => info::openapi(ctx),
     }

@@ -1,15 +1,22 @@
-//! How results look: plain columns, JSON, one-line errors. Never colour.
+//! How results look: plain columns, JSON, one-line errors. Colour only for states, on a terminal ([`crate::paint`]).
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use rnet_api::{ApiError, Endpoint, Status};
 use rnet_model::Kind;
 use serde::Serialize;
 
+use crate::paint;
+
 /// Exit code of a process that SIGPIPE ended, as shells show it.
 const SIGPIPE: i32 = 128 + 13;
+
+/// How long work is waited for in silence.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints text to stdout as it is.
 ///
@@ -19,8 +26,16 @@ const SIGPIPE: i32 = 128 + 13;
 /// # Errors
 /// When stdout cannot be written (a full disk).
 pub fn text(text: &str) -> Result<(), ApiError> {
+    bytes(text.as_bytes())
+}
+
+/// Prints bytes to stdout as they are.
+///
+/// # Errors
+/// As [`text`].
+pub fn bytes(bytes: &[u8]) -> Result<(), ApiError> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(SIGPIPE),
         Err(e) => Err(ApiError::new(Kind::Retry, "cannot write the output").because(&e)),
@@ -45,12 +60,28 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<(), ApiError> {
     text(&format!("{body}\n"))
 }
 
-/// Prints rows under headers, or nothing but the headers.
+/// Prints one value as JSON on one line.
+///
+/// # Errors
+/// As [`text`].
+pub fn json_line<T: Serialize + ?Sized>(value: &T) -> Result<(), ApiError> {
+    let body =
+        serde_json::to_string(value).map_err(|e| ApiError::new(Kind::Bug, "cannot encode the output").because(&e))?;
+    text(&format!("{body}\n"))
+}
+
+/// Prints rows under headers, or nothing but the headers. On a terminal a column STATUS or STATE is coloured.
 ///
 /// # Errors
 /// As [`text`].
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> Result<(), ApiError> {
-    text(&render_table(headers, rows))
+    let plain = render_table(headers, rows);
+    let state = headers.iter().find(|h| matches!(**h, "STATUS" | "STATE")).filter(|_| paint::wanted(&io::stdout()));
+    // Columns are apart by two spaces: a header stands where its column begins.
+    match state.and_then(|header| plain.find(&format!("  {header}"))) {
+        Some(at) => text(&paint::column(&plain, at + 2)),
+        None => text(&plain),
+    }
 }
 
 /// Columns separated by two spaces, without lines and without spaces at the ends of lines.
@@ -76,7 +107,7 @@ pub fn render_table(headers: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Control characters as escapes, so that text from outside cannot drive the terminal.
-fn clean(text: &str) -> Cow<'_, str> {
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         text.chars()
             .flat_map(|c| {
@@ -109,6 +140,43 @@ pub(crate) fn error_lines(error: &ApiError) {
 pub fn remark(content: &str) {
     // As above.
     let _ = io::stderr().lock().write_all(format!("{}\n", clean(content)).as_bytes());
+}
+
+/// What takes longer than a second says so on a terminal, on stderr, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// Closed when the work is done.
+    done: Option<mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Begins to wait for the end of the work.
+    pub(crate) fn start(what: &str) -> Self {
+        let what = clean(what).into_owned();
+        let (done, ended) = mpsc::channel::<()>();
+        let show = move || {
+            if ended.recv_timeout(PATIENCE) != Err(mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
+            // Draws nothing when stderr is no terminal.
+            let spinner = indicatif::ProgressBar::new_spinner().with_message(what);
+            spinner.enable_steady_tick(Duration::from_millis(100));
+            let _ = ended.recv();
+            spinner.finish_and_clear();
+        };
+        let thread = io::stderr().is_terminal().then(|| std::thread::spawn(show));
+        Progress { done: Some(done), thread }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.done.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// `a, b`, or nothing.

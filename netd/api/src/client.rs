@@ -10,7 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::diagnose::*;
 use crate::networks::*;
+use crate::observe::{CaptureQuery, EventsQuery, Stats};
+use crate::stream::{ByteStream, EventStream};
 use crate::types::*;
 use crate::{ApiError, Root};
 
@@ -130,6 +133,21 @@ impl Client {
         self.get("/v1/allocations")
     }
 
+    /// `POST /v1/networks/{name}/ping`: pings between all running containers of a network.
+    pub fn ping_network(&self, name: &str) -> Result<PingReport, ApiError> {
+        self.patient().post(&format!("/v1/networks/{}/ping", segment(name)?), &Empty {})
+    }
+
+    /// `GET /v1/doctor`: what is wrong with the network of the host.
+    pub fn doctor(&self) -> Result<DoctorReport, ApiError> {
+        self.get("/v1/doctor")
+    }
+
+    /// `POST /v1/explain`: walks a path with a real packet.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ApiError> {
+        self.post("/v1/explain", request)
+    }
+
     /// `POST /v1/bridges`.
     pub fn create_bridge(&self, request: &BridgeRequest) -> Result<Bridge, ApiError> {
         self.post("/v1/bridges", request)
@@ -181,11 +199,57 @@ impl Client {
         self.delete(&format!("/v1/links/{id}"))
     }
 
+    /// `GET /v1/stats`.
+    pub fn stats(&self) -> Result<Stats, ApiError> {
+        self.get("/v1/stats")
+    }
+
     /// `GET /v1/events`: what happens from now on.
     pub fn events(&self) -> Result<EventStream, ApiError> {
+        self.events_of(&EventsQuery::default())
+    }
+
+    /// `GET /v1/events` with what is remembered.
+    pub fn events_of(&self, query: &EventsQuery) -> Result<EventStream, ApiError> {
+        let path = format!("/v1/events?{}", query.encode());
+        self.stream(&path).map(EventStream::new)
+    }
+
+    /// `GET /v1/metrics`: text.
+    pub fn metrics(&self) -> Result<String, ApiError> {
+        let bytes = self.stream("/v1/metrics")?.collect::<Result<Vec<_>, _>>()?.concat();
+        String::from_utf8(bytes).map_err(|e| ApiError::new(Kind::Bug, "netd's metrics are no text").because(&e))
+    }
+
+    /// `GET /v1/capture`: pcapng as it comes, and the id that [`Client::end_capture`] takes.
+    pub fn capture(&self, query: &CaptureQuery) -> Result<(String, ByteStream), ApiError> {
+        let stream = self.stream(&format!("/v1/capture?{}", query.encode()))?;
+        let id = stream.header("rnet-capture").unwrap_or_default();
+        Ok((id, stream))
+    }
+
+    /// `DELETE /v1/capture/{id}`: its stream ends with the statistics. An unknown id is success.
+    pub fn end_capture(&self, id: &str) -> Result<Empty, ApiError> {
+        self.delete(&format!("/v1/capture/{}", segment(id)?))
+    }
+
+    /// The body of a `GET` as it comes, inside the caller's runtime; not bounded in time.
+    ///
+    /// # Errors
+    /// Netd's refusal, or that it cannot be reached.
+    pub async fn fetch(&self, path: &str) -> Result<hyper::Response<Incoming>, ApiError> {
+        self.request("GET", path, Bytes::new()).await
+    }
+
+    fn stream(&self, path: &str) -> Result<ByteStream, ApiError> {
         let runtime = runtime()?;
-        let body = runtime.block_on(async { self.send("GET", "/v1/events", Bytes::new()).await })?;
-        Ok(EventStream { runtime, body, buffer: Vec::new() })
+        let answer = runtime.block_on(async {
+            let asked = tokio::time::timeout(self.timeout, self.fetch(path)).await;
+            asked.unwrap_or_else(|_| {
+                Err(ApiError::new(Kind::Retry, format!("netd did not answer GET {path} in {:?}", self.timeout)))
+            })
+        })?;
+        Ok(ByteStream::new(runtime, answer, self.root.clone()))
     }
 
     /// The same with the time that plugins may take, unless another limit was given.
@@ -233,6 +297,10 @@ impl Client {
     }
 
     async fn send(&self, method: &str, path: &str, body: Bytes) -> Result<Incoming, ApiError> {
+        self.request(method, path, body).await.map(hyper::Response::into_body)
+    }
+
+    async fn request(&self, method: &str, path: &str, body: Bytes) -> Result<hyper::Response<Incoming>, ApiError> {
         let socket = self.root.socket();
         let stream = UnixStream::connect(&socket).await.map_err(|e| unreachable_daemon(&self.root, &e))?;
         let (mut sender, connection) =
@@ -248,43 +316,11 @@ impl Client {
         let response = sender.send_request(request).await.map_err(|e| broken(&self.root, &e))?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response.into_body());
+            return Ok(response);
         }
         let bytes = response.into_body().collect().await.map_err(|e| broken(&self.root, &e))?.to_bytes();
         Err(serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| ApiError::new(Kind::Bug, format!("netd answered {method} {path} with {status}"))))
-    }
-}
-
-/// Events as they happen.
-#[derive(Debug)]
-pub struct EventStream {
-    runtime: tokio::runtime::Runtime,
-    body: Incoming,
-    buffer: Vec<u8>,
-}
-
-impl Iterator for EventStream {
-    type Item = Result<Event, ApiError>;
-
-    /// The next event; `None` when netd ended.
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(
-                    serde_json::from_slice(&line)
-                        .map_err(|e| ApiError::new(Kind::Bug, "netd sent an event that cannot be read").because(&e)),
-                );
-            }
-            let frame = self.runtime.block_on(self.body.frame())?;
-            match frame {
-                Ok(frame) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |d| d.as_ref())),
-                Err(e) => {
-                    return Some(Err(ApiError::new(Kind::Unavailable, "the event stream broke off").because(&e)));
-                }
-            }
-        }
     }
 }
 

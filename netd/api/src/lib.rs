@@ -5,19 +5,25 @@
 
 mod client;
 mod cni;
+mod diagnose;
 mod direct;
 mod error;
 mod networks;
+mod observe;
 pub mod openapi;
 mod root;
+mod stream;
 mod types;
 
-pub use client::{Client, EventStream};
+pub use client::Client;
 pub use cni::*;
+pub use diagnose::*;
 pub use direct::DirectClient;
 pub use error::ApiError;
 pub use networks::*;
+pub use observe::*;
 pub use root::Root;
+pub use stream::{ByteStream, EventStream};
 pub use types::*;
 
 /// Largest request body in bytes that netd reads.

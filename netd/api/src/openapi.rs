@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use crate::ApiError;
 use crate::cni::*;
+use crate::diagnose::*;
 use crate::networks::*;
+use crate::observe::*;
 use crate::types::*;
 
 /// One route of the API.
@@ -17,7 +19,7 @@ pub struct RouteDoc {
     pub path: &'static str,
     /// One line.
     pub summary: &'static str,
-    /// Query parameters.
+    /// Query parameters: `name` of a boolean, or `name:type` with a type of JSON schema.
     pub query: &'static [&'static str],
     /// Schema of the request body.
     pub request: Option<fn(&mut SchemaGenerator) -> Schema>,
@@ -46,12 +48,12 @@ macro_rules! route {
             response: of::<$response>,
         }
     };
-    ($method:literal $path:literal ?$query:literal $summary:literal => $response:ty) => {
+    ($method:literal $path:literal ?$query:tt $summary:literal => $response:ty) => {
         RouteDoc {
             method: $method,
             path: $path,
             summary: $summary,
-            query: &[$query],
+            query: &$query,
             request: None,
             response: of::<$response>,
         }
@@ -72,7 +74,13 @@ macro_rules! route {
 pub const ROUTES: &[RouteDoc] = &[
     route!("get" "/v1/openapi.json" "This document" => Value),
     route!("get" "/v1/version" "Version and health of the daemon" => Version),
-    route!("get" "/v1/events" "Events from now on, one JSON object a line (NDJSON)" => Event),
+    route!("get" "/v1/events" ?["since:string", "follow"] "Events, one JSON object a line (NDJSON)" => Event),
+    route!("get" "/v1/stats" "Traffic of every interface of every container" => Stats),
+    route!("get" "/v1/metrics" "Metrics in the text format of Prometheus" => String),
+    route!("get" "/v1/capture"
+        ?["container:string", "ifname:string", "snaplen:integer", "duration_ms:integer", "count:integer"]
+        "Packets of a container as they pass, as pcapng" => String),
+    route!("delete" "/v1/capture/{id}" "End a capture in order; its id is in the header rnet-capture" => Empty),
     route!("get" "/v1/attachments" "All interfaces of all containers" => Vec<Endpoint>),
     route!("post" "/v1/attachments" "Attach a container" AttachRequest => AttachReply),
     route!("get" "/v1/attachments/{id}" "One interface, by id or unique prefix" => Endpoint),
@@ -83,20 +91,23 @@ pub const ROUTES: &[RouteDoc] = &[
     route!("get" "/v1/networks/{name}" "One network, by name, id or unique id prefix" => Network),
     route!("patch" "/v1/networks/{name}" "Change a network" NetworkEdit => Network),
     route!("post" "/v1/networks/prune" "Remove the networks nobody uses" PruneRequest => PruneReply),
-    route!("delete" "/v1/networks/{name}" ?"force" "Remove a network" => Network),
+    route!("delete" "/v1/networks/{name}" ?["force"] "Remove a network" => Network),
     route!("post" "/v1/networks/{name}/connect" "Connect a container" NetworkConnect => AttachReply),
     route!("post" "/v1/networks/{name}/disconnect" "Disconnect a container" NetworkDisconnect => Vec<Endpoint>),
+    route!("post" "/v1/networks/{name}/ping" "Ping from every container of a network to every other" => PingReport),
     route!("get" "/v1/ports" "All published ports" => Vec<Publication>),
     route!("post" "/v1/publish" "Publish ports of a container" PublishRequest => Vec<Publication>),
     route!("post" "/v1/unpublish" "Take published ports back" UnpublishRequest => Vec<Publication>),
     route!("get" "/v1/allocations" "Every address in use with its owner" => Vec<Allocation>),
+    route!("get" "/v1/doctor" "What is wrong with the network of this host" => DoctorReport),
+    route!("post" "/v1/explain" "Walk a path and name what stops it" ExplainRequest => Explanation),
     route!("get" "/v1/bridges" "All bridges netd made or uses" => Vec<Bridge>),
     route!("post" "/v1/bridges" "Create a bridge" BridgeRequest => Bridge),
     route!("delete" "/v1/bridges/{name}" "Remove a bridge; its uplink gets its addresses back" => Bridge),
     route!("get" "/v1/sandboxes" "All namespaces netd keeps" => Vec<Sandbox>),
     route!("post" "/v1/sandboxes" "Get a namespace for a container" SandboxRequest => Sandbox),
     route!("post" "/v1/sandboxes/{container_id}/connect" "Connect a sandbox to networks" ConnectRequest => Vec<Endpoint>),
-    route!("delete" "/v1/sandboxes/{container_id}" ?"forget" "Give a namespace back" => Empty),
+    route!("delete" "/v1/sandboxes/{container_id}" ?["forget"] "Give a namespace back" => Empty),
     route!("post" "/v1/cni/add" "Plugin rnet: make an interface" CniAdd => CniReply),
     route!("post" "/v1/cni/del" "Plugin rnet: remove an interface, if it is there" CniDel => Vec<Endpoint>),
     route!("post" "/v1/cni/check" "Plugin rnet: compare an interface with how it was made" CniCheck => CniReply),
@@ -134,9 +145,17 @@ pub fn document() -> Value {
         let in_path = route.path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'));
         let parameters: Vec<Value> = in_path
             .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-            .chain(route.query.iter().map(|name| json!({"name": name, "in": "query", "schema": {"type": "boolean"}})))
+            .chain(route.query.iter().map(|query| {
+                let (name, kind) = query.split_once(':').unwrap_or((query, "boolean"));
+                json!({"name": name, "in": "query", "schema": {"type": kind}})
+            }))
             .collect();
-        let media = if route.path == "/v1/events" { "application/x-ndjson" } else { "application/json" };
+        let media = match route.path {
+            "/v1/events" => "application/x-ndjson",
+            "/v1/metrics" => "text/plain",
+            "/v1/capture" => "application/x-pcapng",
+            _ => "application/json",
+        };
         let mut operation = json!({
             "operationId": operation_id(route),
             "summary": route.summary,

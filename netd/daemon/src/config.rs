@@ -1,5 +1,6 @@
 //! netd.toml: every key with its default. contrib/netd.toml is the page about it, and a test keeps the two equal.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use rnet_api::ApiError;
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) docker: Docker,
     /// CNI plugins of others.
     pub(crate) plugins: Plugins,
+    /// For a Prometheus.
+    pub(crate) metrics: Metrics,
 }
 
 /// `probe`.
@@ -111,6 +114,16 @@ pub(crate) struct Plugins {
     pub(crate) time_seconds: u64,
 }
 
+/// `[metrics]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Where they are served over TCP; default: nowhere.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Whether that may be an address others can reach.
+    pub(crate) public: bool,
+}
+
 impl Default for Config {
     fn default() -> Self {
         let block = |(subnet, size): (&str, u8)| PoolBlock { subnet: subnet.parse().expect("a subnet"), size };
@@ -130,6 +143,7 @@ impl Default for Config {
             api: Api::default(),
             docker: Docker::default(),
             plugins: Plugins::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -224,6 +238,11 @@ impl Config {
             let at = start(places.plugins.time_seconds.as_ref());
             return Err(Wrong { key: "time_seconds", at, why: "must be at least 1".into() });
         }
+        if let Some(listen) = self.metrics.listen.filter(|a| !a.ip().is_loopback() && !self.metrics.public) {
+            let at = start(places.metrics.listen.as_ref());
+            let why = format!("{listen} can be reached by others; say public = true beside it if they may read it");
+            return Err(Wrong { key: "listen", at, why });
+        }
         let wrong = |dir: &&PathBuf| !dir.is_absolute() || dir.to_str().is_none_or(|text| text.contains(':'));
         if let Some(dir) = self.plugins.directories.iter().find(wrong) {
             let at = start(places.plugins.directories.as_ref());
@@ -269,6 +288,13 @@ struct Places {
     pools: Vec<PoolPlaces>,
     api: ApiPlaces,
     plugins: PluginPlaces,
+    metrics: MetricsPlaces,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct MetricsPlaces {
+    listen: Option<Place>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -357,6 +383,8 @@ mod tests {
             "size",
             "directories",
             "time_seconds",
+            "listen",
+            "public",
         ] {
             assert!(page.contains(&format!("{key} =")), "{key} is not documented");
         }
@@ -382,6 +410,8 @@ mod tests {
             ("[api]\n\nconnections = 0\n", "line 3: connections: must be at least 1"),
             ("[plugins]\ntime_seconds = 0\n", "line 2: time_seconds: must be at least 1"),
             ("[plugins]\ndirectories = [\"bin\"]\n", "line 2: directories: bin is no absolute path"),
+            ("[metrics]\nlisten = \"nowhere\"\n", "line 2: listen: "),
+            ("[metrics]\nlisten = \"0.0.0.0:9477\"\n", "line 2: listen: 0.0.0.0:9477 can be reached by others"),
             ("[api]\nbody_limit = 1\n", "line 2: body_limit: must be at least 1024"),
         ] {
             let said = said(text);

@@ -4,13 +4,18 @@
 #![allow(clippy::print_stdout, reason = "what the options that only print are for")]
 
 mod auth;
+mod capture;
 mod config;
+mod diagnose;
 mod engine;
+mod journal;
+mod metrics;
 mod names;
 mod plugins;
 mod privileges;
 mod resolve;
 mod server;
+mod stats;
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read as _, Write as _};
@@ -123,9 +128,26 @@ async fn daemon(root: Root, config: Config) -> Result<(), ApiError> {
     let guard = Guard::new(&config.api.group);
     let begun = std::time::Instant::now();
     let engine = engine::start(engine::Options { root: root.clone(), config: config.clone() })?;
+    let registry = metrics::Registry::default();
+    let (stop_streams, stopping) = tokio::sync::watch::channel(false);
+    let journal = journal::Journal::keep(engine.events(), &registry, stopping);
     let resolver = resolve::Resolver::new(engine.clone(), &config.docker)?;
     tokio::spawn(engine.clone().revive(resolver.clone()));
+    diagnose::sweep();
     engine.take_back(TAKE_BACK).await;
+    let captures = capture::Captures::default();
+    let context = std::sync::Arc::new(server::Context {
+        engine: engine.clone(),
+        resolver,
+        api: config.api,
+        journal,
+        captures: captures.clone(),
+        metrics: registry,
+        started: begun,
+    });
+    if let Some(address) = config.metrics.listen {
+        metrics::listen(address, context.clone()).await?;
+    }
     let listener = listen(&root, &guard)?;
     let fail = |e| ApiError::new(Kind::Retry, "cannot wait for signals").because(&e);
     let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
@@ -135,14 +157,21 @@ async fn daemon(root: Root, config: Config) -> Result<(), ApiError> {
     let stop = async {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         notify(&[sd_notify::NotifyState::Stopping]);
+        // What would not end by itself.
+        let _ = stop_streams.send(true);
+        captures.end_all();
     };
-    let context = server::Context { engine: engine.clone(), resolver, api: config.api };
     server::serve(listener, guard, context, stop).await;
     engine.shutdown().await;
     // The next netd may start when the lock is free; a socket nobody listens on only confuses.
     let _ = std::fs::remove_file(root.socket());
     tracing::info!("stopped; interfaces stay as they are");
     Ok(())
+}
+
+/// `uname -r`.
+fn kernel_release() -> String {
+    nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Tells systemd, if it asked (sd_notify(3)).

@@ -108,8 +108,9 @@ impl Names {
         let fail = |e| ApiError::new(Kind::Retry, "cannot start the name service").because(&e);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // Openings: a few at once, so that a burst of containers does not take all processors.
-            .max_blocking_threads(2)
+            // For what is done inside of namespaces, one after the other: a table that is to go must not be newer than
+            // the order.
+            .max_blocking_threads(1)
             .thread_stack_size(128 * 1024)
             .build()
             .map_err(fail)?;
@@ -157,7 +158,7 @@ impl Names {
             }
         }
         drop(sites);
-        self.shared.runtime.spawn(self.clone().open(key, turn, place.clone()));
+        self.open(key, turn, place.clone());
     }
 
     /// Whether a namespace is served or about to be.
@@ -202,24 +203,36 @@ impl Names {
         Some(format!("names: {count} namespaces are without, one because: {}", faults.into_iter().next()?))
     }
 
-    async fn open(self, key: u64, turn: u64, place: Place) {
-        let file = match &place {
+    /// Sets a namespace up, on the one thread that does: what is asked for first is done first.
+    fn open(&self, key: u64, turn: u64, place: Place) {
+        let this = self.clone();
+        let gone = match &place {
             Place::File(path) => Some(path.clone()),
             Place::Sandbox(_) => None,
         };
-        let opened = tokio::task::spawn_blocking(move || open(key, &place)).await;
-        let opened = opened.unwrap_or_else(|e| Err(KernelError::text("set up names", e.to_string())));
+        let opening = self.shared.runtime.spawn_blocking(move || {
+            let wanted = this.lock().all.get(&key).is_some_and(|site| site.turn == turn);
+            if wanted { open(key, &place) } else { Err(KernelError::text("set up names", "nobody wants it any more")) }
+        });
+        let this = self.clone();
+        self.shared.runtime.spawn(async move {
+            let opened = opening.await.unwrap_or_else(|e| Err(KernelError::text("set up names", e.to_string())));
+            let ended = opened.is_err() && gone.is_some_and(|path| !leads_to(&path, key));
+            this.opened(key, turn, opened, ended);
+        });
+    }
+
+    fn opened(&self, key: u64, turn: u64, opened: Result<Sockets, KernelError>, ended: bool) {
         let mut sites = self.lock();
         let Some(site) = sites.all.get_mut(&key).filter(|site| site.turn == turn) else { return };
+        if ended {
+            sites.all.remove(&key);
+            return;
+        }
         let served = opened.and_then(|sockets| {
             let fail = |e| KernelError::io("serve names", &e);
             self.shared.service.serve(sockets, site.asker.clone()).map_err(fail)
         });
-        if served.is_err() && file.is_some_and(|path| !leads_to(&path, key)) {
-            // It has ended meanwhile.
-            sites.all.remove(&key);
-            return;
-        }
         // Whoever waits is told by the end of its channel.
         site.state = match served {
             Ok(serving) => State::Serving(serving),
@@ -234,8 +247,12 @@ impl Names {
     async fn look_after(self) {
         loop {
             tokio::time::sleep(LOOK).await;
+            let with_file = |(key, site): (&u64, &Site)| Some((*key, site.file.clone()?));
+            let files: Vec<(u64, PathBuf)> = self.lock().all.iter().filter_map(with_file).collect();
+            let ended: Vec<u64> =
+                files.iter().filter(|(key, path)| !leads_to(path, *key)).map(|(key, _)| *key).collect();
             let mut sites = self.lock();
-            sites.all.retain(|key, site| site.file.as_ref().is_none_or(|path| leads_to(path, *key)));
+            sites.all.retain(|key, site| site.file.is_none() || !ended.contains(key));
             if sites.all.values().all(|site| site.file.is_none()) {
                 sites.watched = false;
                 return;
@@ -263,9 +280,11 @@ fn open(key: u64, place: &Place) -> Result<Sockets, KernelError> {
         Place::Sandbox(netns) => netns.clone(),
         Place::File(path) => enter(key, path)?,
     };
+    let begun = std::time::Instant::now();
     netns.run(|| {
         let (sockets, port) = bind(key)?;
         NfTables::open(&netns)?.commit(&changes(port), None)?;
+        tracing::debug!(netns = key, took = ?begun.elapsed(), "names are served");
         Ok(sockets)
     })?
 }

@@ -4,10 +4,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{MatchedPath, Path, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -18,19 +19,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rnet_api::{
-    ApiError, AttachRequest, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
-    ConnectRequest, DetachRequest, Event, Identity, LinkRequest, NetworkConnect, NetworkDisconnect, NetworkEdit,
-    PruneRequest, PublishRequest, SandboxRequest, UnpublishRequest, WaitRequest,
+    ApiError, AttachRequest, BridgeRequest, CaptureQuery, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
+    ConnectRequest, DetachRequest, Empty, EventsQuery, ExplainRequest, Identity, LinkRequest, NetworkConnect,
+    NetworkDisconnect, NetworkEdit, PruneRequest, PublishRequest, SandboxRequest, UnpublishRequest, WaitRequest,
 };
 use rnet_model::{ContainerName, ContainerRef, EndpointId, Engine, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::Semaphore;
 
 use crate::auth::{Guard, Trust};
+use crate::capture::{Begun, Captures};
 use crate::config;
+use crate::diagnose;
 use crate::engine::{Handle, worked};
+use crate::journal::Journal;
+use crate::metrics::Registry;
 use crate::resolve::{Resolver, Target};
 
 /// What a request can reach.
@@ -42,6 +47,14 @@ pub(crate) struct Context {
     pub(crate) resolver: Resolver,
     /// Limits.
     pub(crate) api: config::Api,
+    /// Events.
+    pub(crate) journal: Journal,
+    /// Captures that run.
+    pub(crate) captures: Captures,
+    /// What is counted.
+    pub(crate) metrics: Registry,
+    /// When netd started.
+    pub(crate) started: Instant,
 }
 
 type Shared = Arc<Context>;
@@ -81,13 +94,14 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Time open requests have when the daemon stops.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// The id of a capture, for ending it.
+const CAPTURE: header::HeaderName = header::HeaderName::from_static("rnet-capture");
 /// Largest head of a request.
 const HEAD_BYTES: usize = 16 * 1024;
 
 /// Serves until `stop` resolves, then lets open requests end.
-pub(crate) async fn serve(listener: UnixListener, guard: Guard, context: Context, stop: impl Future<Output = ()>) {
+pub(crate) async fn serve(listener: UnixListener, guard: Guard, context: Shared, stop: impl Future<Output = ()>) {
     let slots = Arc::new(Semaphore::new(context.api.connections));
-    let context = Arc::new(context);
     let [owner, member] = [Trust::Owner, Trust::Member].map(|trust| router(context.clone(), trust));
     let graceful = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -147,6 +161,10 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::GET, "/v1/openapi.json", get(openapi)),
         (Method::GET, "/v1/version", get(async |State(c): State<Shared>| answer(c.engine.version().await))),
         (Method::GET, "/v1/events", get(events)),
+        (Method::GET, "/v1/stats", get(stats)),
+        (Method::GET, "/v1/metrics", get(metrics)),
+        (Method::GET, "/v1/capture", get(capture)),
+        (Method::DELETE, "/v1/capture/{id}", delete(end_capture)),
         (Method::GET, "/v1/attachments", get(async |State(c): State<Shared>| answer(c.engine.endpoints().await))),
         (Method::POST, "/v1/attachments", post(attach)),
         (
@@ -168,6 +186,15 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::DELETE, "/v1/networks/{name}", delete(remove_network)),
         (Method::POST, "/v1/networks/{name}/connect", post(connect)),
         (Method::POST, "/v1/networks/{name}/disconnect", post(disconnect)),
+        (
+            Method::POST,
+            "/v1/networks/{name}/ping",
+            post(async |State(c): State<Shared>, Path(name): Path<String>| {
+                answer(diagnose::ping(&c.engine, name).await)
+            }),
+        ),
+        (Method::GET, "/v1/doctor", get(async |State(c): State<Shared>| answer(diagnose::doctor(&c.engine).await))),
+        (Method::POST, "/v1/explain", post(explain)),
         (Method::GET, "/v1/ports", get(async |State(c): State<Shared>| answer(c.engine.publications().await))),
         (Method::POST, "/v1/publish", post(publish)),
         (Method::POST, "/v1/unpublish", post(unpublish)),
@@ -203,7 +230,7 @@ fn router(context: Shared, trust: Trust) -> Router {
     routes
         .fallback(unknown)
         .method_not_allowed_fallback(method)
-        .layer(from_fn(limit_and_time(context.api.body_limit)))
+        .layer(from_fn(limit_and_time(context.api.body_limit, context.metrics.clone())))
         .layer(Extension(trust))
         .with_state(context)
 }
@@ -217,9 +244,12 @@ fn refusing(error: ApiError) -> Router {
 /// (`server-timing`, W3C Server Timing, milliseconds).
 fn limit_and_time(
     limit: usize,
+    metrics: Registry,
 ) -> impl Fn(Request, Next) -> futures_util::future::BoxFuture<'static, Response> + Clone {
     move |request, next| {
+        let metrics = metrics.clone();
         Box::pin(async move {
+            let operation = operation(&request);
             let (head, body) = request.into_parts();
             let bytes = match tokio::time::timeout(BODY_LIMIT, axum::body::to_bytes(body, limit)).await {
                 Ok(Ok(bytes)) => bytes,
@@ -233,10 +263,14 @@ fn limit_and_time(
                     return (StatusCode::PAYLOAD_TOO_LARGE, json(&error)).into_response();
                 }
             };
+            let begun = Instant::now();
             let (mut response, took) = worked(next.run(Request::from_parts(head, Body::from(bytes)))).await;
             if response.status() == StatusCode::BAD_REQUEST && !is_json(&response) {
                 // The router's own words about a path that is no text.
                 response = refuse(&ApiError::new(Kind::Invalid, "the path of the request cannot be understood"));
+            }
+            if let Some(operation) = operation {
+                operation.count(&metrics, begun.elapsed(), response.status());
             }
             let timing = format!("engine;dur={:.4}", took.as_secs_f64() * 1e3);
             if let Ok(value) = timing.parse() {
@@ -244,6 +278,43 @@ fn limit_and_time(
             }
             response
         })
+    }
+}
+
+/// A request that makes or removes interfaces, as metrics name it.
+struct Operation {
+    seconds: &'static str,
+    failures: &'static str,
+    name: &'static str,
+}
+
+impl Operation {
+    fn count(&self, metrics: &Registry, took: Duration, status: StatusCode) {
+        let labels = [("operation", self.name)];
+        // Made at 0 with the first success, so that the first failure is an increase.
+        let failures = metrics.counter(self.failures, "Requests that were refused or failed", &labels);
+        if status.is_success() {
+            metrics.histogram(self.seconds, "How long requests took that were done", &labels).observe(took);
+        } else {
+            failures.add(1);
+        }
+    }
+}
+
+fn operation(request: &Request) -> Option<Operation> {
+    let path = request.extensions().get::<MatchedPath>()?.as_str();
+    let attach = |name| Operation { seconds: "rnet_attach_seconds", failures: "rnet_attach_failures_total", name };
+    let detach = |name| Operation { seconds: "rnet_detach_seconds", failures: "rnet_detach_failures_total", name };
+    match (request.method().as_str(), path) {
+        ("POST", "/v1/attachments") => Some(attach("attach")),
+        ("POST", "/v1/networks/{name}/connect") => Some(attach("connect")),
+        ("POST", "/v1/sandboxes/{container_id}/connect") => Some(attach("run")),
+        ("POST", "/v1/cni/add") => Some(attach("cni")),
+        ("POST", "/v1/detach") => Some(detach("detach")),
+        ("POST", "/v1/networks/{name}/disconnect") => Some(detach("disconnect")),
+        ("DELETE", "/v1/sandboxes/{container_id}") => Some(detach("run")),
+        ("POST", "/v1/cni/del") => Some(detach("cni")),
+        _ => None,
     }
 }
 
@@ -412,6 +483,14 @@ async fn disconnect(State(c): State<Shared>, Path(name): Path<String>, body: Byt
     answer(work.await)
 }
 
+async fn explain(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async {
+        let request: ExplainRequest = parse("POST /v1/explain", &body)?;
+        diagnose::explain(&c.engine, &c.resolver, request).await
+    };
+    answer(work.await)
+}
+
 async fn create_bridge(State(c): State<Shared>, body: Bytes) -> Response {
     let work = async { c.engine.create_bridge(parse::<BridgeRequest>("POST /v1/bridges", &body)?).await };
     answer(work.await)
@@ -487,25 +566,50 @@ async fn remove_link(State(c): State<Shared>, Path(id): Path<String>) -> Respons
     answer(work.await)
 }
 
-/// Events as lines of JSON. A listener that is too slow is told how many it missed, and goes on.
-async fn events(State(c): State<Shared>) -> Response {
-    let receiver = c.engine.events();
-    let lines = stream::unfold(receiver, async |mut receiver| {
-        let event = match receiver.recv().await {
-            Ok(event) => event,
-            Err(broadcast::error::RecvError::Lagged(missed)) => Event {
-                time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-                action: "overrun".into(),
-                subject: "events".into(),
-                attributes: [("missed".to_owned(), missed.to_string())].into(),
-            },
-            Err(broadcast::error::RecvError::Closed) => return None,
-        };
-        let mut line = serde_json::to_vec(&event).ok()?;
-        line.push(b'\n');
-        Some((Ok::<_, Infallible>(Bytes::from(line)), receiver))
-    });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+/// Events as lines of JSON.
+async fn events(State(c): State<Shared>, query: Result<Query<EventsQuery>, QueryRejection>) -> Response {
+    let lines = queried("GET /v1/events", query).and_then(|query| c.journal.lines(&query));
+    match lines {
+        Ok(lines) => ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response(),
+        Err(error) => refuse(&error),
+    }
+}
+
+async fn stats(State(c): State<Shared>) -> Response {
+    answer(crate::stats::collect(&c.engine, &c.resolver).await)
+}
+
+async fn metrics(State(c): State<Shared>) -> Response {
+    match crate::metrics::gather(&c).await {
+        Ok(text) => ([(header::CONTENT_TYPE, crate::metrics::MEDIA)], text).into_response(),
+        Err(error) => refuse(&error),
+    }
+}
+
+async fn capture(State(c): State<Shared>, query: Result<Query<CaptureQuery>, QueryRejection>) -> Response {
+    let work = async { c.captures.begin(queried("GET /v1/capture", query)?, &c.resolver).await };
+    let Begun { id, pieces } = match work.await {
+        Ok(begun) => begun,
+        Err(error) => return refuse(&error),
+    };
+    let pieces = stream::unfold(pieces, async |mut pieces| Some((Ok::<_, Infallible>(pieces.recv().await?), pieces)));
+    let kind = header::HeaderValue::from_static("application/x-pcapng");
+    ([(header::CONTENT_TYPE, kind), (CAPTURE, id.into())], Body::from_stream(pieces)).into_response()
+}
+
+async fn end_capture(State(c): State<Shared>, Path(id): Path<String>) -> Response {
+    if let Ok(id) = id.parse() {
+        c.captures.end(id);
+    }
+    json(&Empty {})
+}
+
+/// A query string as its type.
+fn queried<T>(route: &str, query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    query.map(|Query(query)| query).map_err(|e| {
+        ApiError::new(Kind::Invalid, format!("the query is not what {route} takes: {}", e.body_text()))
+            .hint("the routes are in /v1/openapi.json")
+    })
 }
 
 #[cfg(test)]

@@ -21,9 +21,11 @@ use crate::upstream::{Forwarder, receive};
 /// How long a TCP client may be silent, or take for one query.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Most TCP clients of a namespace.
-const CLIENTS: usize = 64;
-/// A client that has said nothing for so long makes room when there are too many.
+const CLIENTS: usize = 128;
+/// A client that has asked nothing for so long makes room when there are too many.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// One that has been answered makes room sooner.
+const COURTESY: Duration = Duration::from_millis(50);
 /// How often it is looked for room, and how long a failing accept is let alone.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Most queries of a namespace that wait for other servers.
@@ -168,8 +170,16 @@ fn refused() -> hickory_proto::op::ResponseCode {
 struct Client {
     task: AbortHandle,
     since: Instant,
-    /// It waits for an answer: not the one to make room.
-    busy: Arc<AtomicBool>,
+    manners: Arc<Manners>,
+}
+
+/// What decides whether a client makes room.
+#[derive(Debug, Default)]
+struct Manners {
+    /// It waits for an answer: not this one.
+    busy: AtomicBool,
+    /// It has got one: sooner than others.
+    answered: AtomicBool,
 }
 
 async fn streams(site: Arc<Site>, listener: TcpListener) {
@@ -188,9 +198,9 @@ async fn streams(site: Arc<Site>, listener: TcpListener) {
             sleep(PAUSE).await;
             continue;
         };
-        let busy = Arc::new(AtomicBool::new(false));
-        let task = tasks.spawn(converse(site.clone(), stream, busy.clone()));
-        clients.push_back(Client { task, since: Instant::now(), busy });
+        let manners = Arc::new(Manners::default());
+        let task = tasks.spawn(converse(site.clone(), stream, manners.clone()));
+        clients.push_back(Client { task, since: Instant::now(), manners });
         // The new client first: it has probably asked already.
         yield_now().await;
     }
@@ -198,7 +208,10 @@ async fn streams(site: Arc<Site>, listener: TcpListener) {
 
 /// Ends the oldest client that waits for nothing, if it had its time.
 fn make_room(clients: &mut VecDeque<Client>) -> bool {
-    let idle = |c: &Client| !c.busy.load(Ordering::Relaxed) && c.since.elapsed() >= PATIENCE;
+    let idle = |c: &Client| {
+        let limit = if c.manners.answered.load(Ordering::Relaxed) { COURTESY } else { PATIENCE };
+        !c.manners.busy.load(Ordering::Relaxed) && c.since.elapsed() >= limit
+    };
     let Some(client) = clients.iter().position(idle).and_then(|at| clients.remove(at)) else { return false };
     client.task.abort();
     true
@@ -244,14 +257,14 @@ impl Incoming {
 }
 
 /// Serves one TCP client until it ends, breaks the rules or is silent.
-async fn converse(site: Arc<Site>, mut stream: TcpStream, busy: Arc<AtomicBool>) {
+async fn converse(site: Arc<Site>, mut stream: TcpStream, manners: Arc<Manners>) {
     let (mut from, mut to) = stream.split();
     let mut incoming = Incoming::default();
     let mut asking: JoinSet<(Vec<u8>, Option<OwnedSemaphorePermit>)> = JoinSet::new();
     let mut deadline = Instant::now() + SILENCE;
     let mut more = true;
     loop {
-        busy.store(!asking.is_empty(), Ordering::Relaxed);
+        manners.busy.store(!asking.is_empty(), Ordering::Relaxed);
         let reading = more && asking.len() < PIPELINE;
         let answered = tokio::select! {
             Some(done) = asking.join_next(), if !asking.is_empty() => match done {
@@ -290,6 +303,7 @@ async fn converse(site: Arc<Site>, mut stream: TcpStream, busy: Arc<AtomicBool>)
         if !matches!(timeout_at(deadline, send(&mut to, &answered)).await, Ok(Ok(()))) {
             return;
         }
+        manners.answered.store(true, Ordering::Relaxed);
     }
 }
 

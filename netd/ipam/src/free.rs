@@ -43,6 +43,11 @@ impl Intervals {
         self.0.range(..=number).next_back().is_some_and(|(_, end)| *end >= number)
     }
 
+    /// How many numbers it holds; all 2^128 count as one less.
+    pub(crate) fn count(&self) -> u128 {
+        self.0.iter().fold(0, |sum: u128, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
+    }
+
     /// The numbers from `start` on to the end, then those before it.
     pub(crate) fn cyclic(&self, start: u128) -> impl Iterator<Item = u128> + '_ {
         let around = self.0.range(..start).next_back().filter(|(_, end)| **end >= start).map(|(_, end)| start..=*end);

@@ -127,6 +127,11 @@ impl Pool {
         self.subnet
     }
 
+    /// How many addresses nobody holds, of those that may be handed out.
+    pub fn free(&self) -> u128 {
+        self.free.count()
+    }
+
     /// Hands out an address: the one kept for the owner or freed by it last, else the next free one that `in_use` has
     /// not seen. `now` are seconds of a clock that should not go back.
     ///

@@ -7,6 +7,7 @@
 //! Each surface is a narrow trait ([`Links`], [`Filter`], [`Sysctls`]); the real implementations ([`Route`],
 //! [`Nft`], [`ProcSys`]) have in-memory siblings in [`fake`].
 
+mod capture;
 mod conntrack;
 mod datagrams;
 mod error;
@@ -21,6 +22,7 @@ mod sysctl;
 #[cfg(test)]
 mod testing;
 
+pub use capture::{Capture, Direction, Packet, Reception};
 pub use conntrack::{Conntrack, FlowFilter};
 pub use datagrams::{Datagram, Datagrams};
 pub use error::KernelError;
@@ -31,12 +33,14 @@ pub use filter::{
     Filter, FilterChange, FilterMonitor, FilterSet, FilterState, FilterTouched, Guard, Linked, Nft, Opened, Published,
     Redirected,
 };
+pub use filter::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
 pub use links::{
-    Address, AddressGeneration, Admin, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind, LinkOp,
-    LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc, QdiscPlace,
-    Queues, Route as RouteEntry, RouteKind, Rule, Snooping, Switch, Tbf, TbfState, VlanEntry, VlanTarget,
+    Address, AddressGeneration, Admin, Counters, Devconf4, DeviceKind, Family, Fault, Fwmark, IpvlanMode, LinkKind,
+    LinkOp, LinkState, Links, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, NextHop, Port, PortVlan, Qdisc,
+    QdiscPlace, Queues, Route as RouteEntry, RouteKind, Rule, Snooping, Switch, Tbf, TbfState, VlanEntry, VlanTarget,
 };
 pub use netns::{Netns, NetnsId};
 pub use probe::{Probe, ProbeTiming, announce, probe};
 pub use route::Route;
+pub use route::lookup::{Neighbour, Way, WayKind, WayOf};
 pub use sysctl::{ProcSys, Sysctls};

@@ -1,5 +1,6 @@
 //! Links, addresses and routes: what can be asked of one namespace's route netlink, as values.
 
+mod counters;
 mod new;
 mod op;
 mod route;
@@ -9,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rnet_model::{IfName, MacAddr};
 
+pub use self::counters::Counters;
 pub use self::new::{
     AddressGeneration, Admin, DeviceKind, IpvlanMode, MacvlanMode, NewBridge, NewDevice, NewTap, NewVeth, Queues,
     Snooping,

@@ -18,5 +18,6 @@ mod hook;
 mod lab;
 mod network;
 mod privileges;
+mod publish;
 mod rootless;
 mod sandbox;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::chain::ChainRecord;
 use super::handle::Announcement;
-use super::host_firewall::HostDrops;
+use super::host_firewall::{HostDrops, Looked};
 use super::linked::Offers;
 use super::loopback::Loopback;
 use super::naming::Told;
@@ -119,6 +119,8 @@ pub(crate) struct Engine {
     pub(super) host_drops: HostDrops,
     /// Whether that has been looked at; from then on changes are told.
     pub(super) firewall_known: bool,
+    /// Addresses that were let through a filter of the host that drops what is forwarded.
+    pub(super) admitted: BTreeSet<IpAddr>,
     /// When it is to be looked at again.
     pub(super) firewall_at: Option<Instant>,
     /// What containers offer to linked ones.
@@ -184,6 +186,7 @@ impl Engine {
             proxy_before: ProxyPorts::default(),
             host_drops: HostDrops::default(),
             firewall_known: false,
+            admitted: BTreeSet::new(),
             firewall_at: None,
             offers: Offers::new(),
             linked: BTreeSet::new(),
@@ -244,7 +247,7 @@ impl Engine {
         Version {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            kernel: nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
+            kernel: crate::kernel_release(),
             degraded,
         }
     }
@@ -377,6 +380,7 @@ impl Engine {
         } else if self.firewall_at.is_some_and(|at| at <= Instant::now()) {
             self.firewall_at = None;
             self.look_at_host_firewall();
+            self.admit_ports(Looked::Again);
         } else if self.repeats.front().is_some_and(|(at, _)| *at <= Instant::now()) {
             self.repeat_announcement();
         } else if self.wants_refill() {

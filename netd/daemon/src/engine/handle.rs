@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::attach::{Attach, Probed};
 use super::drive::Driver;
+use super::gauge::Gauges;
 use super::tag::Tag;
 use super::{Engine, Options};
 use crate::names::Names;
@@ -430,6 +431,16 @@ impl Handle {
     /// Removes a link.
     pub(crate) async fn remove_link(&self, id: EndpointId) -> Result<Empty, ApiError> {
         self.call(move |e| e.remove_link(id)).await
+    }
+
+    /// What the engine holds, in numbers.
+    pub(crate) async fn gauges(&self) -> Result<Gauges, ApiError> {
+        self.call(|e| Ok(e.gauges())).await
+    }
+
+    /// The host's namespace.
+    pub(crate) fn host(&self) -> &Netns {
+        &self.host
     }
 
     /// Events from now on.

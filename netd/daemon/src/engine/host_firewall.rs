@@ -5,17 +5,31 @@
 //! there would ever see it; an administrator who drops what comes in means these ports as well. Firewalls that filter
 //! what is forwarded do so for published ports in their own chains.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rnet_kernel::rules::{Family, Hook, NfTables, Policy};
 use rnet_kernel::{Filter as _, FilterChange, KernelError};
-use rnet_plan::Surfaces as _;
+use rnet_plan::{Plan, Surfaces as _, apply};
+use rnet_plugins_builtin::firewall;
 
 use super::{Engine, view};
 use crate::config::PublishedPorts;
 
+/// How often it is tried to change the host's filter before it is left to a later look.
+const TRIES: usize = 3;
 /// How long a change waits for others: a firewall that is loaded makes hundreds.
 const LOOK_AFTER: Duration = Duration::from_millis(50);
+
+/// Why addresses are let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// Others are published now.
+    Changed,
+    /// The host's firewall is another one.
+    Again,
+}
 
 /// For which families the host drops what comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,5 +105,43 @@ impl Engine {
         let said = |drops: bool| if drops { "closed" } else { "open" }.to_owned();
         event.attributes = [("ipv4".to_owned(), said(now.v4)), ("ipv6".to_owned(), said(now.v6))].into();
         self.emit(event);
+    }
+    /// Lets published containers through a filter of the host that drops what is forwarded, if that is wanted. What may
+    /// be forwarded to them beyond published ports our own table decides.
+    pub(super) fn admit_ports(&mut self, why: Looked) {
+        if self.config.published_ports != PublishedPorts::Accept {
+            return;
+        }
+        let all = self.published.containers.values().flat_map(|c| c.targets.iter());
+        let wanted: BTreeSet<IpAddr> = all.map(|(ip, _)| ip).collect();
+        if why == Looked::Changed && wanted == self.admitted {
+            return;
+        }
+        let owner = format!("netd {}", self.tag.table);
+        let addresses: Vec<IpAddr> = wanted.iter().copied().collect();
+        let mut admit = || {
+            let mut plan = Plan::default();
+            let tables = self.kernel.tables()?;
+            match why {
+                _ if addresses.is_empty() => firewall::forget(tables, &owner, &mut plan)?,
+                Looked::Again if wanted == self.admitted && firewall::admits(tables, &owner, &addresses)? => {}
+                _ => firewall::admit(tables, &owner, &addresses, &mut plan)?,
+            }
+            apply(&plan, &mut self.kernel).map(drop).map_err(|failure| failure.cause)
+        };
+        // Somebody may change the ruleset between a look and the change.
+        let mut done = admit();
+        for _ in 1..TRIES {
+            if done.is_err() {
+                done = admit();
+            }
+        }
+        match done {
+            Ok(()) => self.admitted = wanted,
+            Err(error) => {
+                tracing::warn!(%error, "the host's filter may throw away what is for published ports");
+                self.firewall_changed();
+            }
+        }
     }
 }

@@ -14,9 +14,11 @@ mod cni;
 mod connect;
 mod core;
 mod detach;
+mod diagnose;
 mod drive;
 mod edit;
 mod gateway;
+mod gauge;
 mod handle;
 mod host_firewall;
 mod limit;
@@ -42,7 +44,9 @@ mod wire;
 
 pub(crate) use self::core::{Engine, Options};
 pub(crate) use chain::{Made, Work};
+pub(crate) use diagnose::Known;
 pub(crate) use drive::{Failing, Refused};
+pub(crate) use gauge::NetworkGauge;
 pub(crate) use handle::{Handle, start, worked};
 
 /// Names of all fail points, in the order of the operations.

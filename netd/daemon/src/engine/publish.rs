@@ -16,6 +16,7 @@ use rnet_model::{
 use rnet_plan::{Surfaces as _, fail};
 
 use super::core::{kernel, store};
+use super::host_firewall::Looked;
 use super::port_probe::user_of;
 use super::ports::{ContainerPorts, Entry, Owner, PortRecord, ProxyPorts, Targets, loopbacks, port_key};
 use super::state::Phase;
@@ -179,6 +180,7 @@ impl Engine {
             .entry(owner.clone())
             .or_insert_with(|| ContainerPorts { entries: Vec::new(), ..fresh.clone() });
         state.entries.extend(fresh.entries);
+        self.admit_ports(Looked::Changed);
         let state = &self.published.containers[owner];
         let asked = |e: &&Entry| specs.contains(&e.spec);
         Ok(state.entries.iter().filter(asked).map(|e| self.show_publication(state, e)).collect())
@@ -401,6 +403,7 @@ impl Engine {
             state.entries.retain(|e| !entries.contains(e));
             if state.entries.is_empty() {
                 self.published.containers.remove(owner);
+                self.admit_ports(Looked::Changed);
             }
         }
         for entry in entries {
@@ -447,6 +450,7 @@ impl Engine {
                 self.verify_soon();
             }
             self.forget_flows(&delta.add, &delta.remove);
+            self.admit_ports(Looked::Changed);
         }
         self.settle_links();
     }
@@ -613,6 +617,7 @@ impl Engine {
         if !self.published.containers.is_empty() {
             self.look_at_host_firewall();
         }
+        self.admit_ports(Looked::Again);
         let all: Vec<ContainerPorts> = self.published.containers.values().cloned().collect();
         for state in &all {
             if let Err(error) = self.open_loopback(state) {

@@ -287,7 +287,9 @@ impl Engine {
         let present = self.kernel.filter.state().map_err(fail)?;
         let add: Vec<_> = wanted.difference(&present).cloned().collect();
         // Until everything is known what an earlier run published stays.
-        let of_networks = |c: &&FilterChange| matches!(c, FilterChange::Device(..) | FilterChange::Masquerade(_));
+        let of_networks = |c: &&FilterChange| {
+            matches!(c, FilterChange::Device(..) | FilterChange::Masquerade(_) | FilterChange::Outbound(..))
+        };
         let known = |c: &&FilterChange| self.recovered || of_networks(c);
         let remove: Vec<_> = present.difference(&wanted).filter(known).cloned().collect();
         if add.is_empty() && remove.is_empty() {

@@ -9,6 +9,7 @@ mod elements;
 mod intervals;
 pub mod rules;
 pub(crate) mod socket;
+mod trace;
 mod watch;
 pub(crate) mod wire;
 
@@ -18,6 +19,7 @@ use crate::KernelError;
 
 pub use change::{FilterChange, FilterSet, Guard, Linked, Opened, Published, Redirected};
 pub use elements::Nft;
+pub use trace::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
 pub use watch::{FilterMonitor, FilterTouched};
 
 /// Everything the tables were told.

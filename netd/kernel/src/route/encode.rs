@@ -25,6 +25,9 @@ use rnet_model::{IfAddr, IfName, MacAddr};
 
 use crate::links::{AddressGeneration, LinkOp, NewBridge, NewVeth, Route, RouteKind, Snooping};
 
+/// The flag of a request for all objects.
+pub(super) const DUMP: u16 = NLM_F_DUMP;
+
 /// Where the ifindex of a name comes from.
 pub(super) trait Names {
     /// The error is the errno.
@@ -50,7 +53,7 @@ impl Request {
         Request { flags: NLM_F_REQUEST | flags, message: Message::Typed(message) }
     }
 
-    fn raw(flags: u16, kind: u16, body: Vec<u8>) -> Self {
+    pub(super) fn raw(flags: u16, kind: u16, body: Vec<u8>) -> Self {
         Request { flags: NLM_F_REQUEST | flags, message: Message::Raw(kind, body) }
     }
 

@@ -5,7 +5,9 @@
 //! number and asks for its own acknowledgement.
 
 pub(crate) mod ack;
+mod counters;
 mod encode;
+pub(crate) mod lookup;
 pub(crate) mod parse;
 mod settle;
 mod socket;

@@ -12,7 +12,7 @@ use rnet_model::{IfName, MacAddr, Subnet};
 
 use super::encode::METRIC6;
 use super::encode::fitting_scope;
-use crate::links::{Address, IpvlanMode, LinkKind, LinkState, MacvlanMode, NextHop, Route, RouteKind};
+use crate::links::{Address, Counters, IpvlanMode, LinkKind, LinkState, MacvlanMode, NextHop, Route, RouteKind};
 
 /// `struct ifinfomsg` of linux/rtnetlink.h.
 const IFINFOMSG: usize = 16;
@@ -38,14 +38,14 @@ const RTNH_F_ONLINK: u32 = 4;
 type Nla<'a> = NlaBuffer<&'a [u8]>;
 
 /// Attributes that are cut short end the list: the kernel never sends any.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(Result::ok).map(|nla: Nla<'_>| {
         let value = &nla.into_inner()[4..];
         (nla.kind(), &value[..nla.value_length()])
     })
 }
 
-fn u32_of(bytes: &[u8]) -> Option<u32> {
+pub(super) fn u32_of(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
 }
 
@@ -54,7 +54,7 @@ fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
         16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
@@ -342,4 +342,26 @@ fn multipath(mut bytes: &[u8]) -> Vec<Hop> {
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     hops
+}
+
+/// The body of an RTM_NEWSTATS: ifindex and counters.
+pub(crate) fn counters(body: &[u8]) -> Option<(u32, Counters)> {
+    /// `struct if_stats_msg` of linux/if_link.h.
+    const IF_STATS_MSG: usize = 12;
+    const IFLA_STATS_LINK_64: u16 = 1;
+    let index = u32_of(body.get(4..IF_STATS_MSG)?)?;
+    let (_, stats) = attributes(&body[IF_STATS_MSG..]).find(|(kind, _)| *kind == IFLA_STATS_LINK_64)?;
+    // The first fields of struct rtnl_link_stats64.
+    let number = |n: usize| Some(u64::from_ne_bytes(stats.get(n * 8..n * 8 + 8)?.try_into().ok()?));
+    let counters = Counters {
+        rx_packets: number(0)?,
+        tx_packets: number(1)?,
+        rx_bytes: number(2)?,
+        tx_bytes: number(3)?,
+        rx_errors: number(4)?,
+        tx_errors: number(5)?,
+        rx_dropped: number(6)?,
+        tx_dropped: number(7)?,
+    };
+    Some((index, counters))
 }

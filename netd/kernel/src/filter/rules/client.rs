@@ -172,6 +172,21 @@ impl NfTables {
         Ok(absent)
     }
 
+    /// All tables of all families, whoever made them.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn tables(&mut self) -> Result<Vec<Table>, KernelError> {
+        let dumped = self.socket.dump_with(
+            |request| {
+                let at = request.about(Verb::GetTable, NLM_F_DUMP, 0, "");
+                request.close(at);
+            },
+            |message, all| all.extend(decode::table(&message)),
+        );
+        dumped.map_err(|refusal| refusal.into_error("list tables"))
+    }
+
     /// Whether a table is there.
     ///
     /// # Errors
@@ -224,7 +239,7 @@ impl NfTables {
             },
             |message, all| {
                 let chain = decode::chain(&message, family).filter(|chain| chain.base.is_some());
-                all.extend(decode::table(&message).map(|name| Table::new(family, name)).zip(chain));
+                all.extend(decode::table(&message).zip(chain));
             },
         );
         dumped.map_err(|refusal| refusal.into_error(format!("list the base chains of the {family:?} tables")))

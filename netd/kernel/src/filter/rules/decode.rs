@@ -2,7 +2,8 @@
 
 use super::encode::size;
 use super::{
-    Base, ChainInfo, ChainKind, Data, DataType, Element, Family, Field, Hook, KeyType, Policy, RuleInfo, Set, Verdict,
+    Base, ChainInfo, ChainKind, Data, DataType, Element, Family, Field, Hook, KeyType, Policy, RuleInfo, Set, Table,
+    Verdict,
 };
 use crate::filter::wire::{ELEM_INTERVAL_END, Message, attributes, c_string, u32_be};
 
@@ -20,8 +21,21 @@ pub(super) fn in_table(message: &Message<'_>, table: &str) -> bool {
 }
 
 /// The table a message is about.
-pub(super) fn table(message: &Message<'_>) -> Option<String> {
-    of(message, 1).map(c_string)
+pub(super) fn table(message: &Message<'_>) -> Option<Table> {
+    Some(Table::new(family_of(message.family())?, c_string(of(message, 1)?)))
+}
+
+/// `enum nfproto`.
+pub(crate) fn family_of(number: u8) -> Option<Family> {
+    Some(match number {
+        1 => Family::Inet,
+        2 => Family::Ip,
+        3 => Family::Arp,
+        5 => Family::Netdev,
+        7 => Family::Bridge,
+        10 => Family::Ip6,
+        _ => return None,
+    })
 }
 
 pub(super) fn chain(message: &Message<'_>, family: Family) -> Option<ChainInfo> {

@@ -10,7 +10,7 @@ use super::{
 use crate::filter::wire::{ELEM_INTERVAL_END, LIST_LIMIT, Messages, NLM_F_APPEND, NLM_F_CREATE, Verb};
 
 /// Why a change cannot be said to the kernel.
-pub(super) type Wrong = String;
+pub(in crate::filter) type Wrong = String;
 
 const NAME_BYTES: usize = 255;
 const COMMENT_BYTES: usize = 127;
@@ -27,7 +27,7 @@ const SET_COMMENT: u8 = 7;
 const COMMENT: u8 = 0;
 
 /// Appends the messages of a change.
-pub(super) fn change(out: &mut Messages, change: &Change) -> Result<(), Wrong> {
+pub(in crate::filter) fn change(out: &mut Messages, change: &Change) -> Result<(), Wrong> {
     match change {
         Change::EnsureTable(t) => plain(out, Verb::NewTable, NLM_F_CREATE, t, None),
         Change::DestroyTable(t) => plain(out, Verb::DelTable, 0, t, None),
@@ -357,7 +357,7 @@ fn narrow(len: usize) -> u32 {
 }
 
 /// `NFPROTO_*`.
-pub(super) fn number(family: Family) -> u8 {
+pub(in crate::filter) fn number(family: Family) -> u8 {
     match family {
         Family::Inet => 1,
         Family::Ip => 2,

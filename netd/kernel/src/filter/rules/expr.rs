@@ -295,6 +295,8 @@ pub enum Expr {
     },
     /// Copies one mark to the other: `meta mark set ct mark` for `Packet`.
     CopyMark(MarkOf),
+    /// `meta nftrace set 1`: what becomes of the packet is told to everybody who listens.
+    Trace,
     /// `reject`.
     Reject(Reject),
     /// `limit rate`.

@@ -6,8 +6,8 @@
 
 mod changes;
 mod client;
-mod decode;
-mod encode;
+pub(crate) mod decode;
+pub(super) mod encode;
 mod expr;
 mod ruleset;
 mod text;

@@ -235,6 +235,7 @@ impl Display for Expr {
             }
             Expr::CopyMark(MarkOf::Packet) => f.write_str("meta mark set ct mark"),
             Expr::CopyMark(MarkOf::Connection) => f.write_str("ct mark set meta mark"),
+            Expr::Trace => f.write_str("meta nftrace set 1"),
             Expr::Reject(how) => f.write_str(match how {
                 Reject::PortUnreachable => "reject with icmpx port-unreachable",
                 Reject::HostUnreachable => "reject with icmpx host-unreachable",

@@ -72,6 +72,11 @@ impl<'a> Rule<'a> {
                 self.load(from, FIRST)?;
                 self.store_mark(*of)?;
             }
+            Expr::Trace => {
+                // One byte, NFT_META_NFTRACE 12.
+                self.immediate(FIRST, &[1])?;
+                self.numbers("meta", &[(2, 12), (3, FIRST)])?;
+            }
             Expr::Reject(how) => self.reject(*how)?,
             Expr::Limit(limit) => self.limit(*limit)?,
         }
