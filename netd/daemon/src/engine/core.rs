@@ -118,6 +118,8 @@ pub(crate) struct Engine {
     pub(super) filter_fault: Option<KernelError>,
     /// Whether the base table has been put there by this process.
     pub(super) filter_ready: bool,
+    /// Whether all that was written down has been read.
+    pub(super) recovered: bool,
 }
 
 /// How long a change of addresses or routes waits for others.
@@ -189,6 +191,7 @@ impl Engine {
             repeats: VecDeque::new(),
             filter_fault: None,
             filter_ready: false,
+            recovered: false,
         };
         engine.recover(logged, stored)?;
         Ok(engine)

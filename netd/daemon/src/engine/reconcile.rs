@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
+use rnet_kernel::{Filter, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use rnet_plugins_builtin::port;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::bridge::bridge_key;
 use super::clock::boot_seconds;
 use super::core::{SandboxState, endpoint_key, kernel};
-use super::network::{bridge_addresses, filter_elements, network_state};
+use super::network::{bridge_addresses, network_state};
 use super::state::{
     BridgeRecord, EndpointRecord, LinkRecord, MakingNetwork, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
 };
@@ -71,6 +71,12 @@ impl Engine {
         self.recover_chains(of_prefix(&logged, "chain/"));
         self.recover_links(of_prefix(&logged, "link/"));
         self.collect_garbage(&ours);
+        self.recovered = true;
+        if self.has_bridged()
+            && let Err(error) = self.settle_filter()
+        {
+            tracing::error!(error = error.chain(), "networks are not filtered");
+        }
         self.kernel.leave();
         Ok(())
     }
@@ -265,20 +271,6 @@ impl Engine {
         if let Err(error) = self.kernel.filter.remove_base() {
             tracing::warn!(%error, "cannot remove the packet filter table");
         }
-    }
-
-    fn verify_filter(&mut self) -> Result<(), ApiError> {
-        self.filter_ready = false;
-        self.ensure_filter()?;
-        let fail = |e| kernel("cannot update the packet filter", &e);
-        let wanted: FilterState = self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
-        let present = self.kernel.filter.state().map_err(fail)?;
-        let add: Vec<_> = wanted.difference(&present).cloned().collect();
-        let remove: Vec<_> = present.difference(&wanted).cloned().collect();
-        if add.is_empty() && remove.is_empty() {
-            return Ok(());
-        }
-        self.kernel.filter.change(&add, &remove).map_err(fail)
     }
 
     fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {
