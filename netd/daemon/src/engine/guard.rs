@@ -67,6 +67,22 @@ impl Engine {
         }
     }
 
+    /// The last step of a start: the tables hold what is wanted and nothing else, and what was published before and is no
+    /// more leads nowhere.
+    pub(super) fn recover_filter(&mut self) {
+        self.recovered = true;
+        if !self.has_bridged() {
+            return;
+        }
+        let before = self.kernel.filter.state().unwrap_or_default();
+        if let Err(error) = self.settle_filter() {
+            return tracing::error!(error = error.chain(), "networks are not filtered");
+        }
+        let wanted: FilterState = self.port_elements().collect();
+        let gone: Vec<_> = before.difference(&wanted).cloned().collect();
+        self.forget_flows(&[], &gone);
+    }
+
     /// What the filter knows of an endpoint's port; nothing when it is on no network's bridge.
     pub(super) fn port_facts(&self, record: &EndpointRecord) -> Vec<FilterChange> {
         let guard = (!record.allow_spoof).then(|| guard(&record.host_ifname, record.mac, &record.addresses));

@@ -74,12 +74,7 @@ impl Engine {
         let proxy = of_prefix(&logged, "proxy/").into_iter().next().unwrap_or_default();
         self.recover_ports(of_prefix(&logged, "port/"), proxy);
         self.collect_garbage(&ours);
-        self.recovered = true;
-        if self.has_bridged()
-            && let Err(error) = self.settle_filter()
-        {
-            tracing::error!(error = error.chain(), "networks are not filtered");
-        }
+        self.recover_filter();
         self.kernel.leave();
         Ok(())
     }
