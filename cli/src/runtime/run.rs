@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::ProgramArgs;
 use super::shim::{Attach, Failure, Session, catch_signals};
 use super::terminal::Raw;
+use crate::progress::Progress;
 use crate::{Context, output};
 
 /// Run a program in a new container
@@ -221,9 +222,11 @@ pub(super) fn start(
         }
     })?;
     rnet_runtime::cgroup::make_ready();
-    session.started()?;
-    drop(lock);
     let name = &container.record.name;
+    let progress = Progress::spinner(format!("starting {name}"));
+    session.started()?;
+    drop(progress);
+    drop(lock);
     let left = format!("container {name} still runs; stop it with: rnet stop {name}");
     let code = signals.map_or(Ok(0), |signals| session.follow(&signals, &left))?;
     drop(raw);

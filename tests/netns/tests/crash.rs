@@ -113,6 +113,13 @@ const SCENARIOS: [Scenario; 14] = [
         prepare: with_boxes,
         step: create_links,
     },
+    Scenario { what: "publish", points: &["publish.filter", "publish.commit"], prepare: on_network, step: publish },
+    Scenario {
+        what: "unpublish",
+        points: &["unpublish.commit", "unpublish.filter"],
+        prepare: published,
+        step: unpublish,
+    },
 ];
 
 fn attach(host: &Host) -> bool {
@@ -178,6 +185,24 @@ fn create_bridge(host: &Host) -> bool {
 fn remove_bridge(host: &Host) -> bool {
     let gone = host.rnet("bridge rm br8");
     gone.code == 0 || gone.code == 3
+}
+
+fn on_network(host: &Host) {
+    with_network(host);
+    host.rnet("network connect blue web --ip 10.9.0.5").ok();
+}
+
+fn publish(host: &Host) -> bool {
+    host.rnet("publish web 8080:80 127.0.0.1:9090:90 53:53/udp").code == 0
+}
+
+fn published(host: &Host) {
+    on_network(host);
+    assert!(publish(host));
+}
+
+fn unpublish(host: &Host) -> bool {
+    host.rnet("unpublish web --all").code == 0
 }
 
 fn make_box(host: &Host, id: &str) -> bool {
@@ -368,6 +393,12 @@ fn killed_while_removing_a_bridge() {
 fn killed_while_making_sandboxes() {
     killed_while("sandbox create");
     killed_while("links between sandboxes");
+}
+
+#[test]
+fn killed_while_publishing() {
+    killed_while("publish");
+    killed_while("unpublish");
 }
 
 #[test]

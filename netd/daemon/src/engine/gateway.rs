@@ -23,7 +23,6 @@ const METRIC6: u32 = 1024;
 impl Engine {
     /// The interface a container's traffic to the outside leaves by, of one family: where its published ports lead to.
     /// `None` if no live interface of it has a gateway of the family.
-    #[expect(dead_code, reason = "publishing asks for it")]
     pub(super) fn gateway_endpoint(&self, engine: ContainerEngine, id: &str, family: Family) -> Option<EndpointId> {
         let mut ranked = self.with_gateways(engine, id);
         rank(&mut ranked);
