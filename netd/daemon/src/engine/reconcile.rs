@@ -76,12 +76,7 @@ impl Engine {
         let proxy = of_prefix(&logged, "proxy/").into_iter().next().unwrap_or_default();
         self.recover_ports(of_prefix(&logged, "port/"), proxy);
         self.collect_garbage(&ours);
-        self.recovered = true;
-        if self.has_bridged()
-            && let Err(error) = self.verify_filter()
-        {
-            tracing::error!(error = error.chain(), "published ports may not be as they should");
-        }
+        self.recover_filter();
         self.kernel.leave();
         Ok(())
     }
@@ -279,25 +274,45 @@ impl Engine {
     }
 
     fn verify_filter(&mut self) -> Result<(), ApiError> {
-        self.filter_ready = false;
-        self.ensure_filter()?;
         let fail = |e| kernel("cannot update the packet filter", &e);
         let mut wanted: FilterState = self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
         wanted.extend(self.port_elements());
-        let present = self.kernel.filter.state().map_err(fail)?;
-        let add: Vec<_> = wanted.difference(&present).cloned().collect();
+        if self.recovered {
+            // The table and what is in it by one transaction: there is no moment at which it lets through what it should not.
+            let settled = self.kernel.filter.settle(&wanted);
+            self.filter_ready = settled.is_ok();
+            self.filter_fault = settled.as_ref().err().cloned();
+            return settled.map(drop).map_err(fail);
+        }
+        self.filter_ready = false;
+        self.ensure_filter()?;
         // Until everything is known what an earlier run published stays.
         let of_networks = |c: &&FilterChange| {
             matches!(c, FilterChange::Device(..) | FilterChange::Masquerade(_) | FilterChange::Outbound(..))
         };
-        let known = |c: &&FilterChange| self.recovered || of_networks(c);
-        let remove: Vec<_> = present.difference(&wanted).filter(known).cloned().collect();
+        let present = self.kernel.filter.state().map_err(fail)?;
+        let add: Vec<_> = wanted.difference(&present).cloned().collect();
+        let remove: Vec<_> = present.difference(&wanted).filter(of_networks).cloned().collect();
         if add.is_empty() && remove.is_empty() {
             return Ok(());
         }
-        self.kernel.filter.change(&add, &remove).map_err(fail)?;
+        self.kernel.filter.change(&add, &remove).map_err(fail)
+    }
+
+    /// The last step of a start: the packet filter holds what is wanted and nothing else.
+    fn recover_filter(&mut self) {
+        self.recovered = true;
+        if !self.has_bridged() {
+            return;
+        }
+        let present = self.kernel.filter.state().unwrap_or_default();
+        if let Err(error) = self.verify_filter() {
+            return tracing::error!(error = error.chain(), "published ports may not be as they should");
+        }
+        let wanted: FilterState = self.port_elements().collect();
+        let add: Vec<_> = wanted.difference(&present).cloned().collect();
+        let remove: Vec<_> = present.difference(&wanted).cloned().collect();
         self.forget_flows(&add, &remove);
-        Ok(())
     }
 
     fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {
