@@ -14,7 +14,7 @@ struct Scenario {
     step: fn(&Host) -> bool,
 }
 
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 16] = [
     Scenario {
         what: "attach",
         points: &["attach.log", "attach.veth", "attach.inside", "attach.commit"],
@@ -298,11 +298,6 @@ fn on_two_networks(host: &Host) {
     }
     host.rnet("network connect blue web").ok();
     host.rnet("network connect green web").ok();
-}
-
-fn on_network(host: &Host) {
-    with_network(host);
-    host.rnet("network connect blue web").ok();
 }
 
 fn with_plugins(host: &Host) {
