@@ -310,7 +310,7 @@ impl Engine {
     }
 
     /// Whether the host still has the addresses a network's traffic leaves under.
-    fn verify_outbound(&mut self, id: NetworkId) {
+    pub(super) fn verify_outbound(&mut self, id: NetworkId) {
         let spec = self.networks[&id].record.spec.clone();
         let problems = match self.missing_outbound(&spec) {
             Ok(missing) => missing
