@@ -257,3 +257,22 @@ fn published_ports_are_followed_to_their_container() {
         stage.host.rnet("unpublish db").ok();
     });
 }
+
+/// What happens inside a container is not traced, its chains are read.
+#[test]
+fn a_firewall_inside_a_container_is_named() {
+    run(|world| {
+        let stage = Stage::new(world);
+        let nft = |container: &Container, words: &str| drop(container.run(&format!("nft {words}")).ok());
+        nft(&stage.db, "add table inet own");
+        nft(&stage.db, "add chain inet own in { type filter hook input priority 0 ; policy drop ; }");
+        stage.explains("web db", "unanswered", &["inside db chain inet own in has policy drop"]);
+        stage.explains("web db:53/udp", "delivered", &["inside db chain inet own in"]);
+        nft(&stage.db, "delete table inet own");
+        nft(&stage.web, "add table inet own");
+        nft(&stage.web, "add chain inet own out { type filter hook output priority 0 ; }");
+        nft(&stage.web, "add rule inet own out meta l4proto icmp drop");
+        stage.explains("web db", "dropped", &["inside web chain inet own out", "icmp"]);
+        nft(&stage.web, "delete table inet own");
+    });
+}
