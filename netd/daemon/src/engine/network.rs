@@ -446,6 +446,9 @@ pub(super) fn filter_elements(spec: &NetworkSpec) -> Vec<FilterChange> {
     if spec.isolate.is_on() {
         out.push(FilterChange::Device(FilterSet::Isolated, bridge.clone()));
     }
+    if !spec.icc.is_on() {
+        out.push(FilterChange::Device(FilterSet::Apart, bridge.clone()));
+    }
     if spec.internal {
         out.push(FilterChange::Device(FilterSet::Internal, bridge));
     } else if spec.masquerade.is_on() {
