@@ -5,7 +5,7 @@ use rnet_ipam::State;
 use rnet_model::Subnet;
 
 use super::Engine;
-use super::view::status;
+use super::view::{event, status};
 
 /// One look at the engine.
 #[derive(Debug)]
@@ -45,6 +45,16 @@ pub(crate) struct PoolGauge {
 }
 
 impl Engine {
+    /// Says that the packet filter was not as it should be, and is again.
+    pub(super) fn filter_repaired(&self, elements: usize) {
+        // The first look after the start has nothing to do with others.
+        if self.recovered {
+            let mut event = event("repair", crate::journal::FILTER);
+            event.attributes.insert("elements".into(), elements.to_string());
+            self.emit(event);
+        }
+    }
+
     pub(super) fn gauges(&self) -> Gauges {
         let networks = self.networks.values().map(|state| {
             let pools = state.pools.iter().map(|pool| {

@@ -297,6 +297,7 @@ impl Engine {
         }
         self.kernel.filter.change(&add, &remove).map_err(fail)?;
         self.forget_flows(&add, &remove);
+        self.filter_repaired(add.len() + remove.len());
         Ok(())
     }
 
