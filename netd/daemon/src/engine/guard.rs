@@ -15,6 +15,7 @@ use super::Engine;
 use super::core::kernel;
 use super::network::filter_elements;
 use super::state::{EndpointRecord, Phase, Prewired};
+use super::view::event;
 
 impl Engine {
     /// Everything the tables are to hold.
@@ -42,11 +43,14 @@ impl Engine {
         if self.filter_ready && self.kernel.filter.touched().is_ok_and(|touched| !touched) {
             return Ok(());
         }
-        self.settle_filter()
+        if self.settle_filter()? {
+            self.emit(event("repair", crate::journal::FILTER));
+        }
+        Ok(())
     }
 
-    /// The same without asking first.
-    pub(super) fn settle_filter(&mut self) -> Result<(), ApiError> {
+    /// The same without asking first; whether anything had to be changed.
+    fn settle_filter(&mut self) -> Result<bool, ApiError> {
         let wanted = self.wanted_filter();
         self.filter_ready = false;
         match self.kernel.filter.settle(&wanted) {
@@ -57,7 +61,7 @@ impl Engine {
                     // What began while something was missing went its own way.
                     self.forget_flows(&wanted.into_iter().collect::<Vec<_>>(), &[]);
                 }
-                Ok(())
+                Ok(changed)
             }
             Err(error) => {
                 let api = kernel("cannot update the packet filter", &error);
