@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use rnet_api::{ApiError, ConnectRequest, ContainerNames};
 use rnet_dns::{Asker, Member, Zone};
-use rnet_model::{ContainerName, EndpointId, Engine as ContainerEngine, ExposedPort, NetworkId, NetworkSpec, NetworkType, SandboxId};
+use rnet_model::{
+    ContainerName, EndpointId, Engine as ContainerEngine, ExposedPort, NetworkId, NetworkSpec, NetworkType, SandboxId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
