@@ -123,6 +123,7 @@ impl Engine {
 
     /// The network from now on. Pools are made anew where others addresses are handed out now; who holds one keeps it.
     fn adopt_record(&mut self, id: NetworkId, new: NetworkRecord) {
+        self.links_stale = true;
         let Some(state) = self.networks.get_mut(&id) else { return };
         if !ranges_differ(&state.record.spec, &new.spec) {
             state.record = new;

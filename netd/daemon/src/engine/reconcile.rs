@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
+use rnet_kernel::{
+    Filter, FilterChange, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls,
+};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use rnet_plugins_builtin::port;
@@ -70,7 +72,16 @@ impl Engine {
         self.recover_reservations(&stored);
         self.recover_chains(of_prefix(&logged, "chain/"));
         self.recover_links(of_prefix(&logged, "link/"));
+        self.recover_offers(of_prefix(&logged, "offer/"));
+        let proxy = of_prefix(&logged, "proxy/").into_iter().next().unwrap_or_default();
+        self.recover_ports(of_prefix(&logged, "port/"), proxy);
         self.collect_garbage(&ours);
+        self.recovered = true;
+        if self.has_bridged()
+            && let Err(error) = self.verify_filter()
+        {
+            tracing::error!(error = error.chain(), "published ports may not be as they should");
+        }
         self.kernel.leave();
         Ok(())
     }
@@ -271,14 +282,22 @@ impl Engine {
         self.filter_ready = false;
         self.ensure_filter()?;
         let fail = |e| kernel("cannot update the packet filter", &e);
-        let wanted: FilterState = self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
+        let mut wanted: FilterState = self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
+        wanted.extend(self.port_elements());
         let present = self.kernel.filter.state().map_err(fail)?;
         let add: Vec<_> = wanted.difference(&present).cloned().collect();
-        let remove: Vec<_> = present.difference(&wanted).cloned().collect();
+        // Until everything is known what an earlier run published stays.
+        let of_networks = |c: &&FilterChange| {
+            matches!(c, FilterChange::Device(..) | FilterChange::Masquerade(_) | FilterChange::Outbound(..))
+        };
+        let known = |c: &&FilterChange| self.recovered || of_networks(c);
+        let remove: Vec<_> = present.difference(&wanted).filter(known).cloned().collect();
         if add.is_empty() && remove.is_empty() {
             return Ok(());
         }
-        self.kernel.filter.change(&add, &remove).map_err(fail)
+        self.kernel.filter.change(&add, &remove).map_err(fail)?;
+        self.forget_flows(&add, &remove);
+        Ok(())
     }
 
     fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {

@@ -20,6 +20,7 @@ pub(super) fn in_table(message: &Message<'_>, table: &str) -> bool {
     of(message, 1).is_some_and(|name| c_string(name) == table)
 }
 
+/// The table a message is about.
 pub(super) fn table(message: &Message<'_>) -> Option<Table> {
     Some(Table::new(family_of(message.family())?, c_string(of(message, 1)?)))
 }
@@ -207,6 +208,7 @@ fn fields(bytes: &[u8], types: &[KeyType]) -> Option<Vec<Field>> {
                 KeyType::InetService => Field::Port(u16::from_be_bytes(value.try_into().ok()?)),
                 KeyType::Ifname => Field::Ifname(c_string(value).parse().ok()?),
                 KeyType::Mark => Field::Mark(u32::from_ne_bytes(value.try_into().ok()?)),
+                KeyType::Nfproto => Field::Byte(*value.first()?),
                 KeyType::EtherAddr => Field::Ether(value.try_into().ok()?),
             })
         })
