@@ -254,6 +254,11 @@ fn containers_find_each_other_by_name() {
         assert_eq!(said(&back), ["web.lab.example."]);
         assert_eq!(said(&ask(&client.netns, "_80._tcp.www", RecordType::SRV)), ["0 0 80 web.lab.example."]);
         assert!(said(&ask(&client.netns, "web", RecordType::MX)).is_empty());
+        let service = || ask(&client.netns, "_443._tcp.web", RecordType::SRV);
+        host.rnet("publish rnet:web 8443:443").ok();
+        assert_eq!(said(&service()), ["0 0 443 web.lab.example."]);
+        host.rnet("unpublish rnet:web 8443:443").ok();
+        assert_eq!(service().metadata.response_code, ResponseCode::NXDomain);
 
         // Neither the name nor the address is known on another network.
         for name in ["web", "web.blue", "www", "kiosk"] {

@@ -180,6 +180,7 @@ impl Engine {
             .entry(owner.clone())
             .or_insert_with(|| ContainerPorts { entries: Vec::new(), ..fresh.clone() });
         state.entries.extend(fresh.entries);
+        self.name_services(owner);
         self.admit_ports(Looked::Changed);
         let state = &self.published.containers[owner];
         let asked = |e: &&Entry| specs.contains(&e.spec);
@@ -406,6 +407,7 @@ impl Engine {
                 self.admit_ports(Looked::Changed);
             }
         }
+        self.name_services(owner);
         for entry in entries {
             let mut event = view::event("unpublish", gone.container.clone());
             event.attributes.insert("port".into(), entry.port.to_string());
@@ -624,6 +626,7 @@ impl Engine {
                 tracing::warn!(container = state.container, error = error.chain(), "a port is not served on loopback");
             }
             self.lead(state, true);
+            self.name_services(&state.owner);
         }
     }
 
