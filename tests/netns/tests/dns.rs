@@ -254,6 +254,11 @@ fn containers_find_each_other_by_name() {
         assert_eq!(said(&back), ["web.lab.example."]);
         assert_eq!(said(&ask(&client.netns, "_80._tcp.www", RecordType::SRV)), ["0 0 80 web.lab.example."]);
         assert!(said(&ask(&client.netns, "web", RecordType::MX)).is_empty());
+        let service = || ask(&client.netns, "_443._tcp.web", RecordType::SRV);
+        host.rnet("publish rnet:web 8443:443").ok();
+        assert_eq!(said(&service()), ["0 0 443 web.lab.example."]);
+        host.rnet("unpublish rnet:web 8443:443").ok();
+        assert_eq!(service().metadata.response_code, ResponseCode::NXDomain);
 
         // Neither the name nor the address is known on another network.
         for name in ["web", "web.blue", "www", "kiosk"] {
@@ -338,6 +343,22 @@ fn other_names_are_asked_where_the_host_asks() {
         let servers = ContainerNames { hostname: None, servers: vec!["127.0.0.53".parse().unwrap()] };
         let hidden = ConnectRequest { networks: vec![on("inner")], names: servers, ..ConnectRequest::default() };
         let hidden = inmate_with(&host, "hidden", &hidden);
+        // Every packet to a name server that the host sends, be nobody there.
+        for words in [
+            "add table inet seen",
+            "add chain inet seen out { type filter hook output priority 0 ; }",
+            "add rule inet seen out meta l4proto { tcp, udp } th dport 53 counter",
+        ] {
+            host.run(&format!("nft {words}")).ok();
+        }
+        let sent = || {
+            let rule = host.run("nft list chain inet seen out").ok().out;
+            let count = rule.split("packets ").nth(1).and_then(|rest| rest.split(' ').next().map(str::to_owned));
+            count.and_then(|n| n.parse::<u64>().ok()).unwrap_or_else(|| panic!("no counter in {rule}"))
+        };
+        addresses(&client.netns, "counted.example");
+        let seen = sent();
+        assert!(seen > 0, "the counter counts");
         let before = (plain.asked(), cutting.asked(), of_site.asked());
         for (name, code) in [("secret.example.com", ResponseCode::ServFail), ("secret", ResponseCode::NXDomain)] {
             assert_eq!(ask(&hidden.netns, name, RecordType::A).metadata.response_code, code);
@@ -345,6 +366,8 @@ fn other_names_are_asked_where_the_host_asks() {
         }
         assert_eq!(addresses(&hidden.netns, "hidden"), [hidden.addresses[0].to_string()]);
         assert_eq!((plain.asked(), cutting.asked(), of_site.asked()), before, "a query has left an internal network");
+        assert_eq!(sent(), seen, "a packet has left for an internal network");
+        host.run("nft delete table inet seen").ok();
         host.rnet("network connect blue rnet:hidden").ok();
         assert_eq!(addresses(&hidden.netns, "example.com"), ["192.0.2.1"], "it is on another network now");
     });

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::core::inode;
+use super::ports::Owner;
 use super::sandbox::sandbox_key;
 use super::state::{Phase, Source};
 use crate::names::Place;
@@ -86,7 +87,7 @@ impl Told {
 pub(super) struct Presented {
     #[serde(default)]
     pub(super) names: ContainerNames,
-    /// Ports that are published or exposed.
+    /// Ports that are exposed.
     #[serde(default)]
     pub(super) services: Vec<ExposedPort>,
 }
@@ -102,11 +103,7 @@ fn at_port(servers: &[IpAddr]) -> Vec<SocketAddr> {
 impl Engine {
     /// Writes down what a container says about itself, before it is connected.
     pub(super) fn present(&mut self, container: &ContainerName, request: &ConnectRequest) -> Result<(), ApiError> {
-        let published = request.ports.iter().map(|p| ExposedPort { ports: p.container_ports, protocol: p.protocol });
-        let mut services: Vec<ExposedPort> = request.expose.iter().copied().chain(published).collect();
-        services.sort();
-        services.dedup();
-        let presented = Presented { names: request.names.clone(), services };
+        let presented = Presented { names: request.names.clone(), services: request.expose.clone() };
         let Some(id) = self.sandbox_of.get(container.as_str()).copied() else { return Ok(()) };
         let Some(sandbox) = self.sandboxes.get_mut(&id).filter(|s| s.record.presented != presented) else {
             return Ok(());
@@ -114,10 +111,14 @@ impl Engine {
         sandbox.record.presented = presented;
         let record = sandbox.record.clone();
         self.log_put(&sandbox_key(id), &record)?;
-        let known: Vec<EndpointId> =
-            self.of_container(ContainerEngine::Rnet, container.as_str()).iter().map(|r| r.id).collect();
-        known.into_iter().for_each(|id| self.naming(id));
+        self.name_services(&(ContainerEngine::Rnet, container.to_string()));
         Ok(())
+    }
+
+    /// Tells the name service about the ports of a container after they have changed.
+    pub(super) fn name_services(&mut self, (engine, container): &Owner) {
+        let known: Vec<EndpointId> = self.of_container(*engine, container).iter().map(|r| r.id).collect();
+        known.into_iter().for_each(|id| self.naming(id));
     }
 
     /// Tells the name service how an interface is now, be it gone.
@@ -174,8 +175,14 @@ impl Engine {
         let hexadecimal = id.len() >= SHORT && id.bytes().all(|b| b.is_ascii_alphanumeric());
         names.extend(hexadecimal.then(|| id[..SHORT].to_owned()));
         names.extend(presented.and_then(|p| p.names.hostname.as_ref()).map(ToString::to_string));
-        let services = presented.map(|p| &p.services[..]).unwrap_or_default();
-        let ports = services.iter().flat_map(|s| s.ports.ports().map(|port| (s.protocol, port))).collect();
+        let exposed = presented.map(|p| &p.services[..]).unwrap_or_default();
+        let exposed = exposed.iter().flat_map(|s| s.ports.ports().map(|port| (s.protocol, port)));
+        let published = self.published.containers.get(&(engine, id.to_owned()));
+        let published = published.into_iter().flat_map(|c| &c.entries);
+        let published = published.flat_map(|e| e.port.container_ports().ports().map(|port| (e.port.protocol, port)));
+        let mut ports: Vec<_> = exposed.chain(published).collect();
+        ports.sort_unstable();
+        ports.dedup();
         Member { names, ports, ..Member::default() }
     }
 

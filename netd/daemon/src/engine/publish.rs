@@ -186,6 +186,7 @@ impl Engine {
             .entry(owner.clone())
             .or_insert_with(|| ContainerPorts { entries: Vec::new(), ..fresh.clone() });
         state.entries.extend(fresh.entries);
+        self.name_services(owner);
         self.admit_ports(Looked::Changed);
         let state = &self.published.containers[owner];
         let asked = |e: &&Entry| specs.contains(&e.spec);
@@ -436,6 +437,7 @@ impl Engine {
         if !self.published.containers.contains_key(owner) {
             self.turn_back(&ContainerPorts { entries: Vec::new(), ..gone.clone() });
         }
+        self.name_services(owner);
         for entry in entries {
             let mut event = view::event("unpublish", gone.container.clone());
             event.attributes.insert("port".into(), entry.port.to_string());
@@ -655,6 +657,7 @@ impl Engine {
                 tracing::warn!(container = state.container, error = error.chain(), "a port is not served on loopback");
             }
             self.lead(state, true);
+            self.name_services(&state.owner);
         }
     }
 
