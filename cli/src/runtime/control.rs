@@ -14,6 +14,7 @@ use rnet_runtime::{Container, Ended, SignalName, Status, Store, cgroup, sharing}
 use super::run;
 use super::shim::{Attach, Failure};
 use super::terminal::Raw;
+use crate::progress::Progress;
 use crate::{Context, output};
 
 /// Start containers that have ended, with the addresses they had
@@ -76,15 +77,19 @@ fn each(
     let store = Store::new(&ctx.root);
     let mut code = 0;
     let mut done = Vec::new();
+    let progress = Progress::steps(String::new(), names.len());
     for name in names {
+        progress.say(name.as_str());
         match store.find(name).and_then(|container| act(&store, container)) {
             Ok(()) => done.push(name),
             Err(error) => {
-                crate::report(&error);
+                progress.aside(|| crate::report(&error));
                 code = error.kind.exit_code();
             }
         }
+        progress.step();
     }
+    drop(progress);
     if ctx.json {
         output::json(&done)?;
     } else {

@@ -17,6 +17,7 @@ use super::net_args::NetworkArgs;
 use super::shim::{Attach, Failure, Session, catch_signals};
 use super::show::published_of;
 use super::terminal::Raw;
+use crate::progress::Progress;
 use crate::{Context, output};
 
 /// Run a program in a new container
@@ -192,10 +193,12 @@ pub(super) fn start(
         }
     })?;
     rnet_runtime::cgroup::make_ready();
+    let name = &container.record.name;
+    let progress = Progress::spinner(format!("starting {name}"));
     session.started()?;
+    drop(progress);
     drop(lock);
     warn_of_ports(ctx, container);
-    let name = &container.record.name;
     let left = format!("container {name} still runs; stop it with: rnet stop {name}");
     let code = signals.map_or(Ok(0), |signals| session.follow(&signals, &left))?;
     drop(raw);

@@ -11,6 +11,7 @@ use rnet_model::{ContainerName, ContainerRef, Engine, ExposedPort, Kind};
 use rnet_runtime::{Container, ContainerId, ContainerSpec, Ended, Live, Status, Store, neighbours};
 use serde::Serialize;
 
+use crate::progress::Progress;
 use crate::{Context, output};
 
 /// List containers
@@ -164,7 +165,9 @@ pub(crate) fn ps(args: &PsArgs, ctx: &Context) -> Result<u8, ApiError> {
             all.push((container, shown));
         }
     }
-    if args.quiet {
+    if args.quiet && ctx.json {
+        output::json(&all.iter().map(|(_, shown)| shown.id).collect::<Vec<_>>())?;
+    } else if args.quiet {
         all.iter().try_for_each(|(_, shown)| output::line(shown.id))?;
     } else if ctx.json {
         output::json(&all.iter().map(|(_, shown)| shown).collect::<Vec<_>>())?;
@@ -211,14 +214,16 @@ pub(crate) fn is_own(reference: &ContainerRef, ctx: &Context) -> Result<Option<C
 }
 
 /// Waits for a container's end and prints its exit code.
-pub(crate) fn end_of(container: &Container) -> Result<u8, ApiError> {
+pub(crate) fn end_of(container: &Container, ctx: &Context) -> Result<u8, ApiError> {
     let name = &container.record.name;
     // Opened before the end, it can be read after the container was removed.
     let exit = container.exit_file()?;
     let shim = container.live()?.and_then(|live| live.shim.open());
     let code = match (shim, exit) {
         (Some(shim), Some(mut exit)) => {
+            let progress = Progress::spinner(format!("waiting for the end of {name}"));
             shim.wait()?;
+            drop(progress);
             let mut text = String::new();
             let read = exit.read_to_string(&mut text);
             read.map_err(|e| ApiError::new(Kind::Retry, format!("cannot read how {name} ended")).because(&e))?;
@@ -232,7 +237,11 @@ pub(crate) fn end_of(container: &Container) -> Result<u8, ApiError> {
         _ => ApiError::new(Kind::Retry, format!("nobody knows how container {name} ended: its shim was killed"))
             .hint(format!("clean up: rnet rm -f {name}, or rnet start {name}")),
     })?;
-    output::line(&code.to_string())?;
+    if ctx.json {
+        output::json(&serde_json::json!({"container": name, "exit_code": code}))?;
+    } else {
+        output::line(&code.to_string())?;
+    }
     Ok(0)
 }
 

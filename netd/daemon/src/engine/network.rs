@@ -219,6 +219,12 @@ impl Engine {
             let ops = addresses.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
             plan.step("network.address", links(ops));
         }
+        // No container becomes the host's router. Without IPv6 in the kernel there is no such setting.
+        let advertised = |dev: &str| format!("net/ipv6/conf/{dev}/accept_ra");
+        if self.kernel.sysctls.get(&advertised("default")).is_ok_and(|setting| setting.is_some()) {
+            let (key, value) = (advertised(bridge.as_str()), "0".to_owned());
+            plan.step("network.sysctl", Action::Sysctl { place: Place::Host, key, value });
+        }
         for (key, value) in self.wanted_sysctls(spec) {
             let fail = |e| kernel(format!("cannot read {key}"), &e);
             let old = self.kernel.sysctls.get(&key).map_err(fail)?;
