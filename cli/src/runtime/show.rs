@@ -101,8 +101,11 @@ fn ports(shown: &Shown<'_>) -> String {
     let published = shown.published.as_deref().unwrap_or_default();
     let mut all: Vec<String> = published.iter().flat_map(port_words).collect();
     if shown.status == Status::Running {
-        let inside = |p: &Publication| ExposedPort { ports: p.port.container_ports(), protocol: p.port.protocol };
-        let alone = |e: &&ExposedPort| !published.iter().any(|p| inside(p) == **e);
+        let leads = |p: &Publication, e: &ExposedPort, port: u16| {
+            p.port.protocol == e.protocol
+                && (p.port.container_ports().first()..=p.port.container_ports().last()).contains(&port)
+        };
+        let alone = |e: &&ExposedPort| !e.ports.ports().all(|port| published.iter().any(|p| leads(p, e, port)));
         all.extend(shown.spec.network.expose.iter().filter(alone).map(ToString::to_string));
     }
     output::list(all)
