@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::Args;
 use rnet_api::{ApiError, Endpoint, Publication};
@@ -100,8 +101,11 @@ fn ports(shown: &Shown<'_>) -> String {
     let published = shown.published.as_deref().unwrap_or_default();
     let mut all: Vec<String> = published.iter().flat_map(port_words).collect();
     if shown.status == Status::Running {
-        let inside = |p: &Publication| ExposedPort { ports: p.port.container_ports(), protocol: p.port.protocol };
-        let alone = |e: &&ExposedPort| !published.iter().any(|p| inside(p) == **e);
+        let leads = |p: &Publication, e: &ExposedPort, port: u16| {
+            p.port.protocol == e.protocol
+                && (p.port.container_ports().first()..=p.port.container_ports().last()).contains(&port)
+        };
+        let alone = |e: &&ExposedPort| !e.ports.ports().all(|port| published.iter().any(|p| leads(p, e, port)));
         all.extend(shown.spec.network.expose.iter().filter(alone).map(ToString::to_string));
     }
     output::list(all)
@@ -148,13 +152,16 @@ fn row(container: &Container, shown: &Shown<'_>) -> Vec<String> {
     ]
 }
 
+/// How long `ps` waits for a netd that does not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 pub(crate) fn ps(args: &PsArgs, ctx: &Context) -> Result<u8, ApiError> {
     let listing = Store::new(&ctx.root).all()?;
     listing.problems.iter().for_each(|p| output::remark(&format!("warning: {p}")));
     let mut all = Vec::new();
     // Without netd there are none to show, and everything else is.
     let asks = !args.quiet && !listing.containers.is_empty();
-    let published = asks.then(|| ctx.client().publications().ok()).flatten();
+    let published = asks.then(|| ctx.client().with_timeout(PATIENCE).publications().ok()).flatten();
     for container in &listing.containers {
         let shown = show(container, published.as_deref())?;
         if args.all || shown.status == Status::Running {
@@ -249,16 +256,20 @@ pub(crate) fn addresses_changed(endpoints: &[Endpoint], ctx: &Context) {
     let refresh = |id: &ContainerId| {
         let container = store.by_id(id)?;
         // One that has ended gets its files at its next start.
-        if container.status()? == Status::Running { neighbours::refresh(&store, &container) } else { Ok(()) }
+        match container.status()? {
+            Status::Running => neighbours::refresh(&store, &container),
+            _ => Ok(Vec::new()),
+        }
     };
     for id in &ids {
         match refresh(id) {
-            Err(error) if error.kind != Kind::Missing => output::remark(&format!(
+            Ok(problems) => problems.iter().for_each(|p| output::remark(&format!("warning: {p}"))),
+            Err(error) if error.kind == Kind::Missing => {}
+            Err(error) => output::remark(&format!(
                 "warning: /etc/hosts and /etc/resolv.conf of {} are as they were: {}",
                 id.short(),
                 error.chain()
             )),
-            _ => {}
         }
     }
 }

@@ -93,11 +93,11 @@ pub fn write(store: &Store, container: &Container, start: String, own: &[IpAddr]
 }
 
 /// Brings the files right that a container's networks stand in: its own hosts and resolv.conf, and the hosts of the
-/// running containers that are linked to it.
+/// running containers that are linked to it. Returns what [`tell_linked`] does.
 ///
 /// # Errors
-/// When netd does not answer, or the container's own file cannot be changed. Those of others do not matter to it.
-pub fn refresh(store: &Store, container: &Container) -> Result<(), ApiError> {
+/// When netd does not answer, or the container's own files cannot be changed.
+pub fn refresh(store: &Store, container: &Container) -> Result<Vec<String>, ApiError> {
     if matches!(container.record.spec.network.mode, NetworkMode::Networks(_) | NetworkMode::None) {
         let mut networks = Vec::new();
         edit(container, |text| {
@@ -115,17 +115,19 @@ pub fn refresh(store: &Store, container: &Container) -> Result<(), ApiError> {
     tell_linked(store, container)
 }
 
-/// Brings the hosts files of the running containers right that are linked to this one.
+/// Brings the hosts files of the running containers right that are linked to this one. Returns a sentence for each that
+/// could not be changed.
 ///
 /// # Errors
-/// When a list cannot be read. A file that cannot be changed is passed over.
-pub fn tell_linked(store: &Store, target: &Container) -> Result<(), ApiError> {
+/// When the list of them cannot be read.
+pub fn tell_linked(store: &Store, target: &Container) -> Result<Vec<String>, ApiError> {
     let dir = target.lib("linked");
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(file_error("list", &dir, &e)),
     };
+    let mut problems = Vec::new();
     for entry in entries.flatten() {
         let id = entry.file_name().to_str().and_then(|name| name.parse::<ContainerId>().ok());
         let Some(linked) = id.and_then(|id| store.by_id(&id).ok()) else {
@@ -141,10 +143,11 @@ pub fn tell_linked(store: &Store, target: &Container) -> Result<(), ApiError> {
             with_links(store, &linked, text, &endpoints)
         });
         if let Err(error) = told {
-            eprintln!("the hosts file of {} still has the old address: {}", linked.record.name, error.chain());
+            let name = &linked.record.name;
+            problems.push(format!("the hosts file of {name} has an old address: {}", error.chain()));
         }
     }
-    Ok(())
+    Ok(problems)
 }
 
 /// The lines of all links. A container that is not there now keeps the line it has.

@@ -51,14 +51,19 @@ pub fn join(owner: &Container, joiner: &ContainerId) -> Result<(), ApiError> {
     let _lock = owner.locked(LOCK)?;
     // One that has left it to others is still joined by way of them.
     if first_process(owner)?.is_none_or(|init| init.open().is_none()) && !owner.lib(KEPT).exists() {
-        let name = &owner.record.name;
-        return Err(ApiError::new(Kind::Conflict, format!("cannot join the network of {name}: it has just ended"))
-            .hint(format!("start it first: rnet start {name}")));
+        return Err(just_ended(owner));
     }
     let dir = dir(owner);
     fs::create_dir_all(&dir).map_err(|e| file_error("make", &dir, &e))?;
     let path = dir.join(joiner.as_str());
     fs::write(&path, "").map_err(|e| file_error("write", &path, &e))
+}
+
+/// The refusal of a container that comes too late.
+pub fn just_ended(owner: &Container) -> ApiError {
+    let name = &owner.record.name;
+    ApiError::new(Kind::Conflict, format!("cannot join the network of {name}: it has just ended"))
+        .hint(format!("start it first: rnet start {name}"))
 }
 
 /// A container that had joined has ended. The namespace goes when the owner has ended and this was the last one.
@@ -104,16 +109,18 @@ pub fn let_go(store: &Store, owner: &Container, addresses: Addresses) -> Result<
     releases::release(store.root(), &owner.record.id, addresses)
 }
 
-/// The owner takes its namespace up again, if it was left to others: the last of them does not end it then.
+/// The owner takes its namespace up again, if it was left to others: the last of them does not end it then. Says whether
+/// it was.
 ///
 /// # Errors
 /// When a file cannot be removed.
-pub fn take_up(owner: &Container) -> Result<(), ApiError> {
+pub fn take_up(owner: &Container) -> Result<bool, ApiError> {
     if !owner.lib(KEPT).exists() {
-        return Ok(());
+        return Ok(false);
     }
     let _lock = owner.locked(LOCK)?;
-    remove_file(&owner.lib(KEPT))
+    let kept = owner.lib(KEPT).exists();
+    remove_file(&owner.lib(KEPT)).map(|()| kept)
 }
 
 fn dir(owner: &Container) -> PathBuf {

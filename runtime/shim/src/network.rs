@@ -1,5 +1,6 @@
 //! The network of a container: asked of netd between *created* and *started*, given back after the end.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use rnet_api::{
@@ -9,7 +10,6 @@ use rnet_api::{
 use rnet_kernel::{KernelError, LinkOp, Links as _, Netns, Route};
 use rnet_model::{ContainerName, Kind, NetworkMode, NetworkName};
 use rnet_runtime::bundle::{NetworkNamespace, OwnFiles, Sysctls, ping_groups};
-use rnet_runtime::process::ProcessId;
 use rnet_runtime::releases::{self, Addresses, Released};
 use rnet_runtime::resolver::Zone;
 use rnet_runtime::{Container, EnvVar, Phase, Store, neighbours, sharing};
@@ -25,8 +25,8 @@ enum Held {
     Nothing,
     /// A sandbox of netd.
     Sandbox,
-    /// A place in the namespace of this one.
-    Place(Box<Container>),
+    /// A place in the namespace of this one, by a descriptor that stays open until the container is made.
+    Place(Box<Container>, Netns),
 }
 
 /// A namespace for a container that is about to be made.
@@ -89,13 +89,18 @@ impl Network {
             return Err(ApiError::new(Kind::Conflict, format!("cannot join the network of {other}: it does not run"))
                 .hint(format!("start it first: rnet start {other}")));
         };
-        let owner = sharing::owner(store, container)?.unwrap_or(found);
+        let owner = sharing::owner(store, container)?.unwrap_or_else(|| found.clone());
         let files = owner.own_files();
-        let held = match owner.record.spec.network.mode {
-            NetworkMode::Host => Held::Nothing,
-            _ => Held::Place(Box::new(owner)),
+        // The process is looked at again when its namespace is held: its number may be another's by then.
+        let opened = Netns::open(Path::new(&format!("/proc/{}/ns/net", init.pid)));
+        let Some(netns) = opened.ok().filter(|_| init.open().is_some()) else {
+            return Err(sharing::just_ended(&found));
         };
-        let mut network = Network::own(container, namespace_of(init), Sysctls::Leave, held);
+        let (namespace, held) = match owner.record.spec.network.mode {
+            NetworkMode::Host => (NetworkNamespace::Host, Held::Nothing),
+            _ => (namespace_of(&netns), Held::Place(Box::new(owner), netns)),
+        };
+        let mut network = Network::own(container, namespace, Sysctls::Leave, held);
         network.files = files;
         if container.record.spec.hostname.is_none() {
             network.hostname = read(&network.files.hostname).trim().to_owned();
@@ -136,17 +141,18 @@ impl Network {
         let request = SandboxRequest { container_id: record.id.name(), container_name: record.name.clone(), networks };
         let known = container.known_to_netd();
         container.mark_known_to_netd()?;
-        sharing::take_up(container)?;
+        let kept = sharing::take_up(container)?;
         let sandbox = match Client::new(store.root()).create_sandbox(&request) {
             Err(error) if error.kind == Kind::Unavailable && !known => {
                 container.unmark_known_to_netd()?;
                 return Err(error);
             }
-            Err(error) => {
-                // Others may still be in it.
-                sharing::let_go(store, container, Addresses::Keep)?;
+            Err(error) if kept => {
+                // Others may still be in it. The first error is the one to report.
+                let _ = sharing::let_go(store, container, Addresses::Keep);
                 return Err(error);
             }
+            Err(error) => return Err(error),
             Ok(sandbox) => sandbox,
         };
         let connected = connected(&sandbox);
@@ -174,7 +180,7 @@ impl Network {
     pub(crate) fn connect(&self, store: &Store, container: &Container) -> Result<Vec<Endpoint>, ApiError> {
         match &self.held {
             Held::Nothing => Ok(Vec::new()),
-            Held::Place(owner) => sharing::join(owner, &container.record.id).map(|()| Vec::new()),
+            Held::Place(owner, _) => sharing::join(owner, &container.record.id).map(|()| Vec::new()),
             Held::Sandbox => {
                 let request = self.request(container);
                 Client::new(store.root()).connect_sandbox(&container.record.id.name(), &request)
@@ -217,7 +223,11 @@ impl Network {
             (NetworkMode::Container(_), _) | (_, NetworkNamespace::Host) => Ok(()),
             (_, NetworkNamespace::File(_)) => {
                 own_files::with_addresses(store, container, endpoints)?;
-                neighbours::tell_linked(store, container)
+                // What others are told does not keep this one from starting.
+                for problem in neighbours::tell_linked(store, container)? {
+                    eprintln!("rnet-shim: {problem}");
+                }
+                Ok(())
             }
         }
     }
@@ -226,7 +236,7 @@ impl Network {
     pub(crate) fn release(&self, store: &Store, container: &Container, addresses: Addresses) -> Option<String> {
         let released = match &self.held {
             Held::Nothing => return None,
-            Held::Place(owner) => sharing::leave(store, owner, &container.record.id),
+            Held::Place(owner, _) => sharing::leave(store, owner, &container.record.id),
             Held::Sandbox => sharing::let_go(store, container, addresses),
         };
         match released {
@@ -245,8 +255,9 @@ fn connected(sandbox: &Sandbox) -> Vec<NetworkName> {
     ready.filter_map(|e| e.network.clone()).collect()
 }
 
-fn namespace_of(process: ProcessId) -> NetworkNamespace {
-    NetworkNamespace::File(format!("/proc/{}/ns/net", process.pid).into())
+/// libcontainer's processes are forked from this one and have its descriptors.
+fn namespace_of(netns: &Netns) -> NetworkNamespace {
+    NetworkNamespace::File(format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()).into())
 }
 
 fn sysctls() -> Sysctls {

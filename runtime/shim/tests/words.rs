@@ -226,7 +226,8 @@ fn published_ports() {
     let get = || bed.on_host(&["busybox", "wget", "-q", "-O", "-", "http://10.20.0.1:8080/group"]);
     wait_for("an answer", || get().out.contains("logs:x:50"));
     let listed = bed.ok(&["ps"]);
-    assert!(listed.contains("0.0.0.0:8080->80/tcp") && listed.contains("->81-82/udp"), "{listed}");
+    assert!(listed.contains("0.0.0.0:8080->80/tcp") && listed.contains("->81/udp"), "{listed}");
+    assert!(!listed.contains(" 81-82/udp"), "what is published does not stand alone: {listed}");
     let shown = bed.inspect("web");
     assert_eq!(shown["network"]["ports"][0], "8080:80/tcp");
     assert_eq!(shown["published"][0]["port"]["host_port"], 8080, "{shown}");
@@ -309,6 +310,55 @@ fn ports_of_a_namespace_stay_with_those_in_it() {
     assert!(get().out.contains("logs:x:50"));
     bed.ok(&["stop", "-t", "0", "c", "a"]);
     assert!(!bed.ok(&["port"]).contains("8080"));
+}
+
+#[test]
+fn a_kept_namespace_outlives_netd() {
+    let Some(mut bed) = bed("a_kept_namespace_outlives_netd", &[]) else { return };
+    bed.start_container(&["--name", "a", "--net", "blue"], &SLEEP);
+    bed.start_container(&["--name", "c", "--net", "container:a"], &SLEEP);
+    let look = |bed: &Bed, name: &str| bed.ok(&["exec", name, "ip", "-o", "link", "show", "eth0"]);
+    let before = look(&bed, "c");
+    bed.stop_netd();
+    bed.ok(&["stop", "-t", "0", "a"]);
+    assert_eq!(bed.run(&["start", "a"]).code, 7, "without netd it cannot start");
+    bed.start_netd();
+    assert_eq!(look(&bed, "c"), before);
+    bed.ok(&["start", "a"]);
+    assert_eq!((look(&bed, "a"), look(&bed, "c")), (before.clone(), before));
+    bed.ok(&["stop", "-t", "0", "a", "c"]);
+    assert_eq!(bed.ok(&["attachments", "--json"]).trim(), "[]");
+}
+
+#[test]
+fn owners_and_joiners_end_in_any_order() {
+    let Some(bed) = bed("owners_and_joiners_end_in_any_order", &[]) else { return };
+    bed.start_container(&["--name", "a", "--net", "blue"], &SLEEP);
+    bed.start_container(&["--name", "c", "--net", "container:a"], &SLEEP);
+    for round in 0..12 {
+        std::thread::scope(|scope| {
+            for name in ["a", "c"] {
+                scope.spawn(|| bed.ok(&["stop", "-t", "0", name]));
+            }
+        });
+        assert_eq!(bed.ok(&["attachments", "--json"]).trim(), "[]", "round {round}");
+        bed.ok(&["start", "a"]);
+        // It may come too late to join, and then says so.
+        let (ended, started) = std::thread::scope(|scope| {
+            let ended = scope.spawn(|| bed.run(&["stop", "-t", "0", "a"]).code);
+            let started = scope.spawn(|| bed.run(&["start", "c"]).code);
+            (ended.join().unwrap(), started.join().unwrap())
+        });
+        assert!(ended == 0 && matches!(started, 0 | 4), "round {round}: {ended} {started}");
+        let held = bed.ok(&["attachments", "--json"]);
+        assert_eq!(held.trim() == "[]", started != 0, "round {round}: {held}");
+        bed.ok(&["start", "a"]);
+        if started != 0 {
+            bed.ok(&["start", "c"]);
+        }
+        let namespace = |name: &str| bed.ok(&["exec", name, "readlink", "/proc/self/ns/net"]);
+        assert_eq!(namespace("a"), namespace("c"), "round {round}");
+    }
 }
 
 #[test]

@@ -38,8 +38,8 @@ fn a_namespace_is_left_to_those_in_it() {
     // netd does not run here: what is released is noted for later.
     assert_eq!(let_go(&store, &a, Addresses::Keep).unwrap(), Released::Kept);
     assert_eq!(others(&store, &a).unwrap().len(), 2);
-    take_up(&a).unwrap();
-    take_up(&a).unwrap();
+    assert!(take_up(&a).unwrap());
+    assert!(!take_up(&a).unwrap());
     assert!(!a.lib(KEPT).exists());
     assert_eq!(let_go(&store, &a, Addresses::Keep).unwrap(), Released::Kept);
     set(&b, Some(ended));
