@@ -9,6 +9,9 @@ use rnet_kernel::{Filter as _, Netns, NfTables, Nft, ruleset};
 
 const PAGE: &str = include_str!("../../../docs/ruleset.md");
 
+/// Name and rules.
+type Chain = (String, Vec<String>);
+
 /// The words of one change without those that name its table.
 fn words(change: &Change, verb: &str, table: &Table) -> String {
     change.to_string().trim_start_matches(&format!("add {verb} {table} ")).to_owned()
@@ -16,7 +19,7 @@ fn words(change: &Change, verb: &str, table: &Table) -> String {
 
 /// The tables as `nft list` would show them: sets, then chains with their rules.
 fn shown() -> String {
-    let mut tables: Vec<(Table, Vec<String>, Vec<(String, Vec<String>)>)> = Vec::new();
+    let mut tables: Vec<(Table, Vec<String>, Vec<Chain>)> = Vec::new();
     for change in ruleset("rnet").list() {
         let (Change::EnsureSet(table, _) | Change::EnsureChain(table, _) | Change::AddRule(table, ..)) = change else {
             panic!("the page has no words for {change}");

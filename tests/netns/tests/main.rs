@@ -14,6 +14,7 @@ mod demo;
 mod dhcp;
 mod dns;
 mod docker;
+mod filter;
 mod hook;
 mod lab;
 mod network;
