@@ -107,7 +107,7 @@ fn nft(netns: &Netns) -> BTreeSet<String> {
             path.pop();
             continue;
         }
-        if path.len() == 1 && line.starts_with("flags ") {
+        if path.len() == 1 && (line == "flags" || line.starts_with("flags ")) {
             continue;
         }
         out.insert(format!("{} {line}", path.join(" ")));
