@@ -12,6 +12,7 @@ use rnet_model::{
 };
 use rnet_runtime::Status;
 
+use crate::progress::Progress;
 use crate::{Context, output};
 
 const ATTACH_HELP: &str = "\
@@ -166,8 +167,10 @@ fn number_of_seconds(text: &str, longest: u32) -> Result<Duration, String> {
 pub(crate) fn attach(args: AttachArgs, ctx: &Context) -> Result<u8, ApiError> {
     let patience = args.wait.unwrap_or_default();
     let request = args.request()?;
+    let progress = Progress::spinner(format!("attaching {}", request.spec.container));
     let reply = attach_patiently(&ctx.client(), &request, patience)
         .map_err(|error| or_stopped(error, &request.spec.container, ctx))?;
+    drop(progress);
     if ctx.json {
         output::json(&reply)?;
     } else {
@@ -344,13 +347,16 @@ fn up_to_an_hour(text: &str) -> Result<Duration, String> {
 pub(crate) fn wait(args: WaitArgs, ctx: &Context) -> Result<u8, ApiError> {
     if args.ifname.is_none() && args.timeout.is_none() {
         if let Some(own) = crate::runtime::is_own(&args.container, ctx)? {
-            return crate::runtime::end_of(&own);
+            return crate::runtime::end_of(&own, ctx);
         }
         known(&args.container, &ctx.client())?;
     }
     let timeout = args.timeout.unwrap_or(WAIT);
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let what = args.ifname.as_ref().map_or_else(|| "an interface".to_owned(), ToString::to_string);
+    let progress = Progress::spinner(format!("waiting for {what} of {}", args.container));
     let endpoint = ctx.client().wait(&WaitRequest { container: args.container, ifname: args.ifname, timeout_ms })?;
+    drop(progress);
     if ctx.json {
         output::json(&endpoint)?;
     } else {

@@ -20,6 +20,7 @@ use rnet_model::Kind;
 use rnet_topology::{Executed, Failure, Lab, NodeBody, Plan, Record, apply};
 use serde_json::json;
 
+use crate::progress::Progress;
 use crate::{Context, output};
 use book::Book;
 use world::{Containing, RealWorld};
@@ -138,15 +139,18 @@ fn deploy(options: &Deploy, context: &Context) -> Result<u8, ApiError> {
     // Written first: a deploy that is killed half way can be destroyed.
     let both = union(before.as_ref(), &plan.record);
     book.write(&both)?;
+    let progress = Progress::steps(format!("deploying {}", lab.name), plan.steps.len());
     let shown = |step: &rnet_topology::Step| {
         if !context.json {
-            print(&format!("{step}\n"));
+            progress.aside(|| print(&format!("{step}\n")));
         }
+        progress.step();
     };
     let executed = match apply(&plan, &observed, &mut world, &mut |step| shown(step)) {
         Ok(executed) => executed,
         Err(failure) => return Err(failed(&book, before.as_ref(), &both, failure, &lab.name)),
     };
+    drop(progress);
     book.write(&plan.record)?;
     let rest = Plan::deploy(&lab, &file, Some(&plan.record), &world.observe(about)?)?;
     if let Some(step) = rest.steps.first() {
@@ -272,6 +276,7 @@ fn destroy_one(book: &Book, record: &Record, context: &Context) -> Result<(), Ap
     let mut steps = 0;
     // One step that fails does not keep the others from being removed; the record stays until all are.
     let mut errors = Vec::new();
+    let progress = Progress::steps(format!("destroying {}", record.lab), plan.steps.len());
     for step in &plan.steps {
         let one = Plan { steps: vec![step.clone()], record: plan.record.clone(), unchanged: 0 };
         match apply(&one, &observed, &mut world, &mut |_| ()) {
@@ -279,9 +284,11 @@ fn destroy_one(book: &Book, record: &Record, context: &Context) -> Result<(), Ap
             Err(failure) => errors.push(failure.error),
         }
         if !context.json {
-            print(&format!("{step}\n"));
+            progress.aside(|| print(&format!("{step}\n")));
         }
+        progress.step();
     }
+    drop(progress);
     let mut errors = errors.into_iter();
     if let Some(mut first) = errors.next() {
         errors.for_each(|e| warn(&e.chain()));

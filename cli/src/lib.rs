@@ -25,6 +25,7 @@ mod network;
 pub mod output;
 mod paint;
 mod ping;
+mod port;
 mod progress;
 mod runtime;
 mod stats;
@@ -102,6 +103,8 @@ enum Command {
     #[command(subcommand)]
     Bridge(bridge::BridgeCommand),
     #[command(flatten)]
+    Port(port::PortCommand),
+    #[command(flatten)]
     Runtime(runtime::RuntimeCommand),
     /// Deploy, inspect and destroy lab topologies
     #[command(subcommand)]
@@ -153,6 +156,7 @@ fn dispatch(command: Command, ctx: &Context) -> Result<u8, ApiError> {
         Command::Wait(args) => attach::wait(args, ctx),
         Command::Network(command) => network::dispatch(command, ctx),
         Command::Bridge(command) => bridge::dispatch(command, ctx),
+        Command::Port(command) => port::dispatch(command, ctx),
         Command::Runtime(command) => runtime::dispatch(command, ctx),
         Command::Lab(command) => lab::dispatch(command, ctx),
         Command::Hook(command) => hook::dispatch(command, ctx),

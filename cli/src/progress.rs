@@ -47,13 +47,12 @@ impl Progress {
         Progress { bar }
     }
 
-    /// One step is done, and this is the next.
-    pub(crate) fn step(&self, next: impl Into<String>) {
-        self.bar.set_message(next.into());
+    /// One step is done.
+    pub(crate) fn step(&self) {
         self.bar.inc(1);
     }
 
-    /// Says something else.
+    /// Says what is going on now.
     pub(crate) fn say(&self, what: impl Into<String>) {
         self.bar.set_message(what.into());
     }

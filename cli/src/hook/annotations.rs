@@ -10,10 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use rnet_model::{AddressSpec, AttachOptions, AttachSpec, ContainerRef, HostIf, InvalidInput, NetworkName};
+use rnet_model::{AddressSpec, AttachOptions, AttachSpec, ContainerRef, HostIf, InvalidInput, NetworkName, PortSpec};
 
 /// Most interfaces one container may ask for.
 const LIMIT: usize = 64;
+/// Most entries of published ports; each may be a range.
+const PORTS: usize = 1024;
 
 /// One interface a container asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(super) enum Wish {
     Network(NetworkName),
     /// On a host interface.
     Attach(Box<AttachSpec>),
+    /// Ports of the host, after all interfaces.
+    Publish(Vec<PortSpec>),
 }
 
 /// Whether the annotations ask for anything at all.
@@ -35,10 +39,12 @@ pub(super) fn parse(
     container: &ContainerRef,
 ) -> Result<Vec<Wish>, InvalidInput> {
     let mut networks = Vec::new();
+    let mut ports = Vec::new();
     let mut attaches: Vec<(Option<u32>, &str, &str)> = Vec::new();
     for (key, value) in annotations.iter().filter(|(k, _)| k.starts_with("rnet.")) {
         match key.as_str() {
             "rnet.network" => networks = parse_networks(value)?,
+            "rnet.publish" => ports = parse_ports(value)?,
             "rnet.attach" => attaches.push((None, key, value)),
             _ => attaches.push((Some(number(key)?), key, value)),
         }
@@ -53,6 +59,9 @@ pub(super) fn parse(
         if wishes.len() == before {
             return Err(InvalidInput::new("annotation", key, "is empty").hint(FORM));
         }
+    }
+    if !ports.is_empty() {
+        wishes.push(Wish::Publish(ports));
     }
     if wishes.len() > LIMIT {
         let reason = format!("ask for {} interfaces, at most {LIMIT} are allowed", wishes.len());
@@ -69,7 +78,7 @@ fn number(key: &str) -> Result<u32, InvalidInput> {
         .and_then(|n| n.parse().ok())
         .ok_or_else(|| {
             InvalidInput::new("annotation", key, "is not known")
-                .hint("known are rnet.network, rnet.attach and rnet.attach.N")
+                .hint("known are rnet.network, rnet.attach, rnet.attach.N and rnet.publish")
         })
 }
 
@@ -79,6 +88,17 @@ fn parse_networks(value: &str) -> Result<Vec<NetworkName>, InvalidInput> {
     match names.iter().find(|n| !seen.insert(*n)) {
         Some(twice) => Err(InvalidInput::new("annotation rnet.network", value, format!("names {twice} twice"))),
         None => Ok(names),
+    }
+}
+
+/// Words of `rnet publish`, separated by commas or spaces.
+fn parse_ports(value: &str) -> Result<Vec<PortSpec>, InvalidInput> {
+    let words = value.split([',', ' ']).filter(|word| !word.is_empty());
+    let ports: Vec<PortSpec> = words.map(str::parse).collect::<Result<_, _>>()?;
+    match ports.len() {
+        0 => Err(InvalidInput::new("annotation", "rnet.publish", "is empty").hint("write it as: 8080:80, 53:53/udp")),
+        1..=PORTS => Ok(ports),
+        more => Err(InvalidInput::new("annotation", "rnet.publish", format!("has {more} entries, at most {PORTS}"))),
     }
 }
 
@@ -118,6 +138,7 @@ mod tests {
                 assert!(spec.options.no_persist && spec.container == ContainerRef::Pid(7));
                 format!("{} {}{mac}{vlan}", spec.hostif, spec.address)
             }
+            Wish::Publish(ports) => format!("publish {}", crate::output::list(ports)),
         };
         parse(&annotations, &ContainerRef::Pid(7)).map(|list| list.iter().map(show).collect())
     }
@@ -130,6 +151,7 @@ mod tests {
             ("rnet.attach.10", "br10 none"),
             ("rnet.attach.2", "br2 auto U:x"),
             ("rnet.network", "blue, green"),
+            ("rnet.publish", "8080:80, 53:53/udp"),
         ]);
         assert_eq!(
             all.unwrap(),
@@ -140,6 +162,7 @@ mod tests {
                 "br1 10.0.0.2/24,fd00::2/64 02:00:00:00:00:01@10",
                 &format!("br2 auto {}", rnet_model::MacAddr::from_text("x")),
                 "br10 none",
+                "publish 8080:80/tcp, 53:53/udp",
             ]
         );
     }
@@ -164,6 +187,8 @@ mod tests {
             ("rnet.attach.99999999999", "br0 none"),
             ("rnet.atach", "br0 none"),
             ("rnet.ports", "80:80"),
+            ("rnet.publish", ""),
+            ("rnet.publish", "80:x"),
             ("rnet.", ""),
         ] {
             assert!(wishes(&[(key, value)]).is_err(), "{key}={value}");

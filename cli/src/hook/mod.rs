@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use rnet_api::{ApiError, AttachRequest, Client, DetachRequest, DetachWhich, Identity, NetworkConnect};
+use rnet_api::{ApiError, AttachRequest, Client, DetachRequest, DetachWhich, Identity, NetworkConnect, PublishRequest};
 use rnet_model::{ContainerName, ContainerRef, EndpointOptions, Engine, Kind, NetworkName};
 
 use self::annotations::Wish;
@@ -26,6 +26,7 @@ Annotations of the container:
   rnet.network = NAME[,NAME]...       an interface on each of these networks
   rnet.attach = HOSTIF ADDRESS [MAC]  the words of rnet attach; several separated by ';'
   rnet.attach.N                       more of them, in the order of N
+  rnet.publish = PORT[,PORT]...       the words of rnet publish, once the interfaces are there
 Any other annotation that begins with rnet. is an error.
 
 Example for runc: put what `rnet hook install` prints into config.json, and
@@ -92,6 +93,7 @@ pub(crate) fn dispatch(command: HookCommand, ctx: &Context) -> Result<u8, ApiErr
 trait Netd {
     fn connect(&self, network: &NetworkName, request: &NetworkConnect) -> Result<(), ApiError>;
     fn attach(&self, request: &AttachRequest) -> Result<(), ApiError>;
+    fn publish(&self, request: &PublishRequest) -> Result<(), ApiError>;
     /// Removes every interface of this container of an OCI runtime; none is success.
     fn detach_all(&self, id: &ContainerName) -> Result<(), ApiError>;
     /// The same with fresh time to do it in.
@@ -121,6 +123,10 @@ impl Netd for Bounded {
 
     fn attach(&self, request: &AttachRequest) -> Result<(), ApiError> {
         self.client()?.attach(request).map(drop)
+    }
+
+    fn publish(&self, request: &PublishRequest) -> Result<(), ApiError> {
+        self.client()?.publish(request).map(drop)
     }
 
     fn detach_all(&self, id: &ContainerName) -> Result<(), ApiError> {
@@ -171,6 +177,10 @@ fn grant(wish: Wish, container: &ContainerRef, identity: &Identity, netd: &impl 
             netd.connect(&network, &request)
         }
         Wish::Attach(spec) => netd.attach(&AttachRequest { spec: *spec, dry_run: false, identity }),
+        Wish::Publish(ports) => {
+            let own = identity.map_or_else(|| container.clone(), |i| ContainerRef::Of(i.engine, i.id));
+            netd.publish(&PublishRequest { container: own, ports })
+        }
     }
 }
 

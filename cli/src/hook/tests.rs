@@ -29,6 +29,9 @@ impl Netd for FakeNetd {
         assert_eq!(request.identity.as_ref().map(|i| i.id.as_str()), Some("c1"));
         self.call(format!("attach {} {}", request.spec.hostif, request.spec.address))
     }
+    fn publish(&self, request: &PublishRequest) -> Result<(), ApiError> {
+        self.call(format!("publish {} {}", request.container, crate::output::list(&request.ports)))
+    }
     fn detach_all(&self, id: &ContainerName) -> Result<(), ApiError> {
         self.calls.borrow_mut().push(format!("detach {id}"));
         Ok(())

@@ -7,6 +7,7 @@ use rnet_api::{ApiError, LabelFilter, Network, PruneRequest};
 use rnet_model::{GatewayMode, InvalidInput, Kind};
 
 use super::plugins;
+use crate::progress::Progress;
 use crate::{Context, output};
 
 /// Letters of an id that are shown: more than its clock.
@@ -218,7 +219,9 @@ pub(super) fn prune(args: PruneArgs, ctx: &Context) -> Result<u8, ApiError> {
     if !args.force && !confirmed()? {
         return Ok(0);
     }
+    let progress = Progress::spinner("removing networks");
     let reply = ctx.client().prune_networks(&request)?;
+    drop(progress);
     if ctx.json {
         output::json(&reply)?;
     } else {

@@ -159,7 +159,7 @@ impl Server {
         }
         match rest.strip_prefix("api/") {
             Some("instance") => full(StatusCode::OK, "application/json", self.instance.clone()),
-            Some(name) if SHOWN.contains(&name) => self.from_netd(name, request.uri().query()).await,
+            Some(name) if SHOWN.contains(&name) => self.of_netd(name, request.uri().query()).await,
             None if rest.is_empty() => page(),
             _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
         }
@@ -174,7 +174,7 @@ impl Server {
         })
     }
 
-    async fn from_netd(&self, name: &str, query: Option<&str>) -> Response<Body> {
+    async fn of_netd(&self, name: &str, query: Option<&str>) -> Response<Body> {
         let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'&' | b'%' | b'-' | b'.' | b':' | b'_');
         let path = match query {
             Some(query) if query.bytes().all(fine) => format!("/v1/{name}?{query}"),

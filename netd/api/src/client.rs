@@ -67,6 +67,21 @@ impl Client {
         self.patient().post("/v1/detach", request)
     }
 
+    /// `GET /v1/ports`: all published ports.
+    pub fn publications(&self) -> Result<Vec<Publication>, ApiError> {
+        self.get("/v1/ports")
+    }
+
+    /// `POST /v1/publish`: what was asked for, as it is.
+    pub fn publish(&self, request: &PublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.post("/v1/publish", request)
+    }
+
+    /// `POST /v1/unpublish`: what is no longer published.
+    pub fn unpublish(&self, request: &UnpublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.post("/v1/unpublish", request)
+    }
+
     /// `POST /v1/wait`: the interface that is ready.
     pub fn wait(&self, request: &WaitRequest) -> Result<Endpoint, ApiError> {
         let longer = Duration::from_millis(request.timeout_ms).saturating_add(TIMEOUT);

@@ -260,6 +260,10 @@ pub struct Publication {
     pub port: PublishedPort,
     /// The container's addresses it leads to, at most one per family; none while the container does not run.
     pub targets: Vec<IpAddr>,
+    /// Whether the container's network is routed: it is reached at its own address and port, and those of the host mean
+    /// nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub routed: bool,
     /// Whether the host's firewall keeps the outside from it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub closed_by_host: bool,

@@ -22,6 +22,10 @@ pub(crate) struct Config {
     pub(crate) ip_forward: bool,
     /// How a LAN is asked whether an address is free.
     pub(crate) probe: Probe,
+    /// What a firewall of the host that drops what comes in means for published ports.
+    pub(crate) published_ports: PublishedPorts,
+    /// Most connections to published ports through loopback at once.
+    pub(crate) loopback_connections: usize,
     /// Blocks for networks that name no subnet.
     pub(crate) pools: Vec<PoolBlock>,
     /// The network of containers that name none.
@@ -46,6 +50,16 @@ pub(crate) enum Probe {
     Rfc5227,
     /// Not at all.
     Off,
+}
+
+/// `published_ports`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PublishedPorts {
+    /// They are closed to the outside like everything else.
+    Respect,
+    /// They are open.
+    Accept,
 }
 
 /// One of `[[pools]]`.
@@ -122,6 +136,8 @@ impl Default for Config {
             pool_size: 4,
             ip_forward: true,
             probe: Probe::Fast,
+            published_ports: PublishedPorts::Respect,
+            loopback_connections: 4096,
             pools,
             default_network: DefaultNetwork::default(),
             api: Api::default(),
@@ -199,6 +215,10 @@ impl Config {
             let why = format!("{} is more than {MOST_READY}", self.pool_size);
             return Err(Wrong { key: "pool_size", at: start(places.pool_size.as_ref()), why });
         }
+        if self.loopback_connections == 0 {
+            let at = start(places.loopback_connections.as_ref());
+            return Err(Wrong { key: "loopback_connections", at, why: "must be at least 1".into() });
+        }
         for (index, PoolBlock { subnet, size }) in self.pools.iter().enumerate() {
             let bits = if subnet.is_ipv4() { 32 } else { 128 };
             if *size < subnet.prefix() || *size > bits {
@@ -264,6 +284,7 @@ type Place = Spanned<IgnoredAny>;
 #[serde(default)]
 struct Places {
     pool_size: Option<Place>,
+    loopback_connections: Option<Place>,
     pools: Vec<PoolPlaces>,
     api: ApiPlaces,
     plugins: PluginPlaces,
@@ -350,6 +371,8 @@ mod tests {
             "pool_size",
             "ip_forward",
             "probe",
+            "published_ports",
+            "loopback_connections",
             "enabled",
             "group",
             "body_limit",
@@ -376,6 +399,8 @@ mod tests {
         assert!(nested.starts_with("line 2: ") && nested.contains("`grup`"), "{nested}");
         for (text, begins) in [
             ("probe = \"slow\"", "line 1: probe: "),
+            ("published_ports = \"open\"", "line 1: published_ports: "),
+            ("\nloopback_connections = 0", "line 2: loopback_connections: must be at least 1"),
             ("pool_size = -1", "line 1: pool_size: "),
             ("\nrest_seconds = -5", "line 2: rest_seconds: "),
             ("# ready\npool_size = 5000", "line 2: pool_size: 5000 is more than 1000"),

@@ -21,7 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use rnet_api::{
     ApiError, AttachRequest, BridgeRequest, CaptureQuery, CniAdd, CniCheck, CniDel, CniGc, CniId, CniNetns, CniStatus,
     ConnectRequest, DetachRequest, Empty, EventsQuery, ExplainRequest, Identity, LinkRequest, NetworkConnect,
-    NetworkDisconnect, NetworkEdit, PruneRequest, SandboxRequest, WaitRequest,
+    NetworkDisconnect, NetworkEdit, PruneRequest, PublishRequest, SandboxRequest, UnpublishRequest, WaitRequest,
 };
 use rnet_model::{ContainerName, ContainerRef, EndpointId, Engine, IfName, Kind, NetworkSpec};
 use serde::de::DeserializeOwned;
@@ -195,6 +195,9 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         ),
         (Method::GET, "/v1/doctor", get(async |State(c): State<Shared>| answer(diagnose::doctor(&c.engine).await))),
         (Method::POST, "/v1/explain", post(explain)),
+        (Method::GET, "/v1/ports", get(async |State(c): State<Shared>| answer(c.engine.publications().await))),
+        (Method::POST, "/v1/publish", post(publish)),
+        (Method::POST, "/v1/unpublish", post(unpublish)),
         (Method::GET, "/v1/allocations", get(async |State(c): State<Shared>| answer(c.engine.allocations().await))),
         (Method::GET, "/v1/bridges", get(async |State(c): State<Shared>| answer(c.engine.bridges().await))),
         (Method::POST, "/v1/bridges", post(create_bridge)),
@@ -395,6 +398,16 @@ async fn attach(State(c): State<Shared>, body: Bytes) -> Response {
 
 async fn detach(State(c): State<Shared>, body: Bytes) -> Response {
     let work = async { c.engine.detach(parse::<DetachRequest>("POST /v1/detach", &body)?).await };
+    answer(work.await)
+}
+
+async fn publish(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.publish(parse::<PublishRequest>("POST /v1/publish", &body)?).await };
+    answer(work.await)
+}
+
+async fn unpublish(State(c): State<Shared>, body: Bytes) -> Response {
+    let work = async { c.engine.unpublish(parse::<UnpublishRequest>("POST /v1/unpublish", &body)?).await };
     answer(work.await)
 }
 

@@ -30,8 +30,8 @@ pub use events::{Event, Monitor};
 pub use filter::rules;
 pub use filter::rules::NfTables;
 pub use filter::{
-    Filter, FilterChange, FilterMonitor, FilterSet, FilterState, Guard, Linked, Nft, Opened, Published, Redirected,
-    ruleset,
+    Filter, FilterChange, FilterMonitor, FilterSet, FilterState, FilterTouched, Guard, Linked, Nft, Opened, Published,
+    Redirected, ruleset,
 };
 pub use filter::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
 pub use links::{

@@ -77,6 +77,22 @@ impl RunLog {
         self.append(&Put { key, value })
     }
 
+    /// Makes or replaces several records by one write(2).
+    ///
+    /// # Errors
+    /// As [`RunLog::put`]; then none of them is written.
+    pub fn put_all(&mut self, records: &[(String, impl Serialize)]) -> Result<(), StoreError> {
+        self.append_all(records.iter().map(|(key, value)| Put { key, value }))
+    }
+
+    /// Removes several records by one write(2).
+    ///
+    /// # Errors
+    /// As [`RunLog::put_all`].
+    pub fn remove_all(&mut self, keys: &[String]) -> Result<(), StoreError> {
+        self.append_all(keys.iter().map(|key| Removed { key }))
+    }
+
     /// Removes a record; an absent one is success.
     ///
     /// # Errors
@@ -86,16 +102,24 @@ impl RunLog {
     }
 
     fn append(&mut self, entry: &impl Serialize) -> Result<(), StoreError> {
+        self.append_all(std::iter::once(entry))
+    }
+
+    fn append_all(&mut self, entries: impl Iterator<Item = impl Serialize>) -> Result<(), StoreError> {
         self.line.clear();
-        serde_json::to_writer(&mut self.line, entry).map_err(|e| StoreError::io(&self.path, e.into()))?;
-        self.line.push(b'\n');
+        let mut lines = 0;
+        for entry in entries {
+            serde_json::to_writer(&mut self.line, &entry).map_err(|e| StoreError::io(&self.path, e.into()))?;
+            self.line.push(b'\n');
+            lines += 1;
+        }
         if let Err(error) = self.file.write_all(&self.line) {
             // Whatever of the line arrived goes again, lest the next one be glued to it.
             let _ = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
             return Err(StoreError::io(&self.path, error));
         }
         self.length += u64::try_from(self.line.len()).unwrap_or(u64::MAX);
-        self.lines += 1;
+        self.lines += lines;
         if self.lines > 2 * self.settled + SLACK && self.settle().is_err() {
             // The line is written: who asked for it must not hear that it is not. The log is only longer, for a while.
             self.settled = self.lines;

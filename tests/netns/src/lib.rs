@@ -9,6 +9,7 @@ mod host;
 mod lan;
 mod process;
 mod snapshot;
+mod web;
 mod world;
 
 pub use container::{Container, Flow, Process};
@@ -16,6 +17,7 @@ pub use host::{Host, Start};
 pub use lan::Peer;
 pub use process::{Output, built, path_text, run_fed, run_in, wait_for};
 pub use snapshot::Snapshot;
+pub use web::{Answer, ask, try_ask};
 pub use world::{World, run, run_or_skip};
 
 use std::time::Duration;

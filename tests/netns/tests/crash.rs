@@ -14,7 +14,7 @@ struct Scenario {
     step: fn(&Host) -> bool,
 }
 
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 17] = [
     Scenario {
         what: "attach",
         points: &["attach.log", "attach.veth", "attach.inside", "attach.commit"],
@@ -27,6 +27,18 @@ const SCENARIOS: [Scenario; 12] = [
         points: &["attach.bridge"],
         prepare: nothing,
         step: attach_to_new_bridge,
+    },
+    Scenario {
+        what: "connect to a network with limits",
+        points: &["attach.shaper", "attach.rate"],
+        prepare: with_limits,
+        step: connect_limited,
+    },
+    Scenario {
+        what: "connect with a higher priority",
+        points: &["gateway.order", "gateway.commit"],
+        prepare: on_two_networks,
+        step: connect_first_choice,
     },
     Scenario {
         what: "detach",
@@ -46,6 +58,19 @@ const SCENARIOS: [Scenario; 12] = [
         ],
         prepare: nothing,
         step: create_network,
+    },
+    Scenario {
+        what: "network edit",
+        points: &[
+            "network-edit.log",
+            "network-edit.mtu",
+            "network-edit.filter",
+            "network-edit.shaper",
+            "network-edit.rate",
+            "network-edit.commit",
+        ],
+        prepare: on_network,
+        step: edit_network,
     },
     Scenario {
         what: "network rm",
@@ -89,6 +114,13 @@ const SCENARIOS: [Scenario; 12] = [
         prepare: with_boxes,
         step: create_links,
     },
+    Scenario { what: "publish", points: &["publish.filter", "publish.commit"], prepare: on_network, step: publish },
+    Scenario {
+        what: "unpublish",
+        points: &["unpublish.commit", "unpublish.filter"],
+        prepare: published,
+        step: unpublish,
+    },
 ];
 
 fn attach(host: &Host) -> bool {
@@ -111,6 +143,23 @@ fn detach(host: &Host) -> bool {
 
 fn create_network(host: &Host) -> bool {
     host.rnet("network create blue --subnet 10.9.0.0/24 --bridge-name blue0").code == 0
+}
+
+fn connect_limited(host: &Host) -> bool {
+    host.rnet("network connect slow web").code == 0
+}
+
+fn connect_first_choice(host: &Host) -> bool {
+    let connected = host.rnet("network connect red web --gw-priority 5").code == 0;
+    // Done or not, and whatever was written down of it: the way out is the one that was asked for.
+    let way = host.ip("-n web route show default");
+    let first = way.lines().min_by_key(|l| l.rsplit("metric ").next().and_then(|m| m.trim().parse().ok()).unwrap_or(0));
+    assert!(!connected || first.is_some_and(|l| l.contains("10.6.0.1")), "{way}");
+    connected
+}
+
+fn edit_network(host: &Host) -> bool {
+    host.rnet("network edit blue --rate 50mbit --mtu 1400 --isolate off").code == 0
 }
 
 fn remove_network(host: &Host) -> bool {
@@ -141,6 +190,24 @@ fn create_bridge(host: &Host) -> bool {
 fn remove_bridge(host: &Host) -> bool {
     let gone = host.rnet("bridge rm br8");
     gone.code == 0 || gone.code == 3
+}
+
+fn on_network(host: &Host) {
+    with_network(host);
+    host.rnet("network connect blue web --ip 10.9.0.5").ok();
+}
+
+fn publish(host: &Host) -> bool {
+    host.rnet("publish web 8080:80 127.0.0.1:9090:90 53:53/udp").code == 0
+}
+
+fn published(host: &Host) {
+    on_network(host);
+    assert!(publish(host));
+}
+
+fn unpublish(host: &Host) -> bool {
+    host.rnet("unpublish web --all").code == 0
 }
 
 fn make_box(host: &Host, id: &str) -> bool {
@@ -226,6 +293,18 @@ fn with_network(host: &Host) {
     assert!(create_network(host));
 }
 
+fn with_limits(host: &Host) {
+    host.rnet("network create slow --subnet 10.5.0.0/24 --rate 50mbit").ok();
+}
+
+fn on_two_networks(host: &Host) {
+    for (name, net) in [("blue", 4), ("green", 5), ("red", 6)] {
+        host.rnet(&format!("network create {name} --subnet 10.{net}.0.0/24")).ok();
+    }
+    host.rnet("network connect blue web").ok();
+    host.rnet("network connect green web").ok();
+}
+
 fn with_plugins(host: &Host) {
     let data = host.root.join("leases");
     let list = json!({"cniVersion": "1.1.0", "name": "mesh", "plugins": [{"type": "bridge", "bridge": "mesh0",
@@ -276,6 +355,21 @@ fn killed_while_creating_a_network() {
 }
 
 #[test]
+fn killed_while_editing_a_network() {
+    killed_while("network edit");
+}
+
+#[test]
+fn killed_while_limiting() {
+    killed_while("connect to a network with limits");
+}
+
+#[test]
+fn killed_while_choosing_the_way_out() {
+    killed_while("connect with a higher priority");
+}
+
+#[test]
 fn killed_while_removing_a_network() {
     killed_while("network rm");
 }
@@ -300,6 +394,12 @@ fn killed_while_removing_a_bridge() {
 fn killed_while_making_sandboxes() {
     killed_while("sandbox create");
     killed_while("links between sandboxes");
+}
+
+#[test]
+fn killed_while_publishing() {
+    killed_while("publish");
+    killed_while("unpublish");
 }
 
 #[test]

@@ -4,8 +4,11 @@ mod host_filter;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
-use rnet_kernel::rules::{Element, Field, Set};
+use rnet_kernel::KernelError;
+use rnet_kernel::rules::{Changes, Element, Field, NfTables, Set};
 use rnet_plan::{Action, Plan};
 use rnet_plugin_protocol::{AttachmentId, Call, Error, Plugin, Request, Version, View, Work};
 use serde::Deserialize;
@@ -84,6 +87,51 @@ fn sets() -> Vec<Set> {
 
 fn addresses(call: &Call<'_>) -> Vec<IpNetwork> {
     call.previous.iter().flat_map(|p| &p.ips).map(|ip| ip.address).collect()
+}
+
+/// Lets packets of these addresses through the host's own table `filter`, of each family where its policy throws
+/// forwarded packets away; nothing where it does not. What `owner` had let through before no longer is.
+///
+/// # Errors
+/// What the kernel said to a question.
+pub fn admit(tables: &mut NfTables, owner: &str, addresses: &[IpAddr], plan: &mut Plan) -> Result<(), KernelError> {
+    let generation = tables.generation()?;
+    let mut changes = Changes::new();
+    for v in Ipv::BOTH {
+        let of_family: Vec<IpNetwork> =
+            addresses.iter().filter(|a| Ipv::of(**a) == v).map(|a| IpNetwork::from(*a)).collect();
+        let Some(filter) = HostFilter::dropping(tables, v)? else { continue };
+        if !of_family.is_empty() {
+            filter.admit(tables, &of_family, owner, "", &mut changes)?;
+        }
+    }
+    if !changes.is_empty() {
+        plan.step("firewall.admit", Action::TablesUnlessChanged(changes, generation));
+    }
+    Ok(())
+}
+
+/// Whether [`admit`] with these addresses is still in force.
+///
+/// # Errors
+/// What the kernel said.
+pub fn admits(tables: &mut NfTables, owner: &str, addresses: &[IpAddr]) -> Result<bool, KernelError> {
+    for v in Ipv::BOTH {
+        let count = addresses.iter().filter(|a| Ipv::of(**a) == v).count();
+        let Some(filter) = HostFilter::dropping(tables, v)?.filter(|_| count > 0) else { continue };
+        if filter.rules_of(tables, owner)? != 2 * count || !filter.leads(tables)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Takes back all that [`admit`] has let through for `owner`.
+///
+/// # Errors
+/// What the kernel said to a question.
+pub fn forget(tables: &mut NfTables, owner: &str, plan: &mut Plan) -> Result<(), KernelError> {
+    host_filter::forget(tables, &|comment| comment == owner, plan)
 }
 
 impl Plugin for Firewall {

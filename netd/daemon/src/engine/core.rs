@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rnet_api::{ApiError, Event, Root, Version};
 use rnet_ipam::Pool;
-use rnet_kernel::{Filter, KernelError, LinkState, Netns, NetnsId, Nft, ProcSys, Route};
+use rnet_kernel::{Filter, KernelError, LinkState, Linked, Netns, NetnsId, Nft, ProcSys, Route};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfName, Kind, NetworkId, SandboxId};
 use rnet_store::{RunLog, StoreError};
 use tokio::sync::broadcast;
@@ -15,7 +15,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::chain::ChainRecord;
 use super::handle::Announcement;
+use super::host_firewall::{HostDrops, Looked};
+use super::linked::Offers;
+use super::loopback::Loopback;
 use super::naming::Told;
+use super::ports::{Ports, ProxyPorts};
 use super::reap::{Reaper, Retired};
 use super::state::{BridgeRecord, EndpointRecord, LinkRecord, NetworkRecord, SandboxRecord};
 use super::surfaces::{Kernel, Writer};
@@ -105,6 +109,29 @@ pub(crate) struct Engine {
     /// Those whose namespace has ended.
     pub(super) chores: UnboundedSender<EndpointId>,
 
+    /// Published ports.
+    pub(super) published: Ports,
+    /// What serves them on loopback.
+    pub(super) loopback: Loopback,
+    /// Where an earlier run listened on loopback.
+    pub(super) proxy_before: ProxyPorts,
+    /// What the host's firewall does with what comes in.
+    pub(super) host_drops: HostDrops,
+    /// Whether that has been looked at; from then on changes are told.
+    pub(super) firewall_known: bool,
+    /// Addresses that were let through a filter of the host that drops what is forwarded.
+    pub(super) admitted: BTreeSet<IpAddr>,
+    /// When it is to be looked at again.
+    pub(super) firewall_at: Option<Instant>,
+    /// What containers offer to linked ones.
+    pub(super) offers: Offers,
+    /// Exceptions for linked containers, as the packet filter has them.
+    pub(super) linked: BTreeSet<Linked>,
+    /// Whether those may be others by now.
+    pub(super) links_stale: bool,
+    /// Whether everything that was written down has been read: until then the packet filter may know more.
+    pub(super) recovered: bool,
+
     /// Detached attachments the store may still know.
     pub(super) tombstones: Vec<String>,
     /// When the networks are to be compared with the kernel.
@@ -118,8 +145,6 @@ pub(crate) struct Engine {
     pub(super) filter_fault: Option<KernelError>,
     /// Whether the base table has been put there by this process.
     pub(super) filter_ready: bool,
-    /// Whether all that was written down has been read.
-    pub(super) recovered: bool,
 }
 
 /// How long a change of addresses or routes waits for others.
@@ -156,6 +181,17 @@ impl Engine {
                 tables: None,
                 flows: None,
             },
+            published: Ports::default(),
+            loopback: Loopback::new(config.loopback_connections),
+            proxy_before: ProxyPorts::default(),
+            host_drops: HostDrops::default(),
+            firewall_known: false,
+            admitted: BTreeSet::new(),
+            firewall_at: None,
+            offers: Offers::new(),
+            linked: BTreeSet::new(),
+            links_stale: false,
+            recovered: false,
             root,
             config,
             tag,
@@ -191,7 +227,6 @@ impl Engine {
             repeats: VecDeque::new(),
             filter_fault: None,
             filter_ready: false,
-            recovered: false,
         };
         engine.recover(logged, stored)?;
         Ok(engine)
@@ -245,6 +280,7 @@ impl Engine {
     pub(super) fn remember(&mut self, record: EndpointRecord) {
         let id = record.id;
         self.take_out(id);
+        self.touch_ports(record.engine, &record.container_id);
         self.by_container.entry((record.engine, record.container_id.clone())).or_default().push(id);
         for address in &record.addresses {
             self.by_address.insert((record.master.clone(), address.ip()), id);
@@ -264,6 +300,7 @@ impl Engine {
 
     fn take_out(&mut self, id: EndpointId) -> Option<EndpointRecord> {
         let record = self.endpoints.remove(&id)?;
+        self.touch_ports(record.engine, &record.container_id);
         let key = (record.engine, record.container_id.clone());
         if let Some(ids) = self.by_container.get_mut(&key) {
             ids.retain(|other| *other != id);
@@ -314,7 +351,8 @@ impl Engine {
         let repeat = self.repeats.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         let refill = self.wants_refill().then_some(REFILL_AFTER);
         let bury = (!self.tombstones.is_empty()).then_some(BURY_AFTER);
-        [reap, verify, repeat, refill, bury].into_iter().flatten().min()
+        let firewall = self.firewall_at.map(|at| at.saturating_duration_since(Instant::now()));
+        [reap, verify, firewall, repeat, refill, bury].into_iter().flatten().min()
     }
 
     /// Uses a socket inside a container that is open already.
@@ -327,6 +365,7 @@ impl Engine {
     /// What nobody waits for, after each answer: the neighbours are told, and the socket inside a container is closed,
     /// which would keep the namespace of an ended one alive.
     pub(super) fn after_work(&mut self) {
+        self.settle_ports();
         for announcement in self.announcements.drain(..) {
             let _ = self.announcer.send(announcement);
         }
@@ -338,6 +377,10 @@ impl Engine {
         if self.verify_at.is_some_and(|at| at <= Instant::now()) {
             self.verify_at = None;
             self.verify_networks();
+        } else if self.firewall_at.is_some_and(|at| at <= Instant::now()) {
+            self.firewall_at = None;
+            self.look_at_host_firewall();
+            self.admit_ports(Looked::Again);
         } else if self.repeats.front().is_some_and(|(at, _)| *at <= Instant::now()) {
             self.repeat_announcement();
         } else if self.wants_refill() {

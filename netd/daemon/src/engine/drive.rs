@@ -378,6 +378,11 @@ impl Handle {
                 }
             }
         }
+        let whom = target.clone();
+        if let Err(error) = self.call(move |e| e.publish_with(&whom, &request)).await {
+            self.disconnect_again(done).await;
+            return Err(error);
+        }
         self.call(move |e| e.finish_connect(&target)).await
     }
 

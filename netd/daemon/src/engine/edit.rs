@@ -65,6 +65,7 @@ impl Engine {
         self.log_remove(&edit_key(id));
         done?;
         self.adopt_record(id, new);
+        self.verify_outbound(id);
         self.zone_changed(id);
         self.emit(view::event("network-edit", old.spec.name.to_string()));
         Ok(self.show_network(id).expect("it is still there"))
@@ -123,6 +124,7 @@ impl Engine {
 
     /// The network from now on. Pools are made anew where others addresses are handed out now; who holds one keeps it.
     fn adopt_record(&mut self, id: NetworkId, new: NetworkRecord) {
+        self.links_stale = true;
         let Some(state) = self.networks.get_mut(&id) else { return };
         if !ranges_differ(&state.record.spec, &new.spec) {
             state.record = new;

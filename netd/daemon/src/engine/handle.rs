@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use rnet_api::{
     Allocation, ApiError, AttachReply, AttachRequest, Bridge, BridgeRequest, CniAdd, CniCheck, CniDel, CniGc, CniReply,
-    CniStatus, Empty, Endpoint, Event, Link, LinkRequest, Network, Sandbox, SandboxRequest, Status, Version,
-    WaitRequest,
+    CniStatus, Empty, Endpoint, Event, Link, LinkRequest, Network, Publication, PublishRequest, Sandbox,
+    SandboxRequest, Status, UnpublishRequest, Version, WaitRequest,
 };
-use rnet_kernel::{FilterMonitor, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe};
+use rnet_kernel::{
+    FilterMonitor, FilterTouched, LinkKind, LinkState, Links, Monitor, Netns, ProbeTiming, Route, announce, probe,
+};
 use rnet_model::{EndpointId, IfName, Kind, MacAddr};
 use tokio::sync::{broadcast, oneshot};
 
@@ -156,8 +158,12 @@ async fn forward(mut monitor: Monitor, mailbox: mpsc::Sender<Message>) {
 }
 
 async fn forward_filter(mut monitor: FilterMonitor, mailbox: mpsc::Sender<Message>) {
-    while monitor.next().await.is_some() {
-        if mailbox.send(Message::Kernel(rnet_kernel::Event::Filter)).is_err() {
+    while let Some(touched) = monitor.next().await {
+        let message = match touched {
+            FilterTouched::Ours => Message::Kernel(rnet_kernel::Event::Filter),
+            FilterTouched::ChainsOfOthers => Message::Job(Box::new(Engine::firewall_changed)),
+        };
+        if mailbox.send(message).is_err() {
             return;
         }
     }
@@ -190,6 +196,8 @@ impl Handle {
         let job = Box::new(move |engine: &mut Engine| {
             let begun = std::time::Instant::now();
             let result = job(engine);
+            // What is gone is closed by the time the answer says so.
+            engine.settle_ports();
             // A client that is gone does not matter.
             let _ = reply.send((result, begun.elapsed()));
         });
@@ -365,6 +373,21 @@ impl Handle {
         self.call(move |e| e.cni_status(&request)).await
     }
 
+    /// Publishes ports.
+    pub(crate) async fn publish(&self, request: PublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.call(move |e| e.publish(&request)).await
+    }
+
+    /// Takes published ports back.
+    pub(crate) async fn unpublish(&self, request: UnpublishRequest) -> Result<Vec<Publication>, ApiError> {
+        self.call(move |e| e.unpublish(&request)).await
+    }
+
+    /// All published ports.
+    pub(crate) async fn publications(&self) -> Result<Vec<Publication>, ApiError> {
+        self.call(|e| Ok(e.publications())).await
+    }
+
     /// Every address in use.
     pub(crate) async fn allocations(&self) -> Result<Vec<Allocation>, ApiError> {
         self.call(Engine::allocations).await
@@ -413,6 +436,11 @@ impl Handle {
     /// What the engine holds, in numbers.
     pub(crate) async fn gauges(&self) -> Result<Gauges, ApiError> {
         self.call(|e| Ok(e.gauges())).await
+    }
+
+    /// What became of the queries for names so far.
+    pub(crate) fn queries(&self) -> rnet_dns::Queries {
+        self.names.queries()
     }
 
     /// The host's namespace.

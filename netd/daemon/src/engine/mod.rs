@@ -21,11 +21,17 @@ mod gateway;
 mod gauge;
 mod guard;
 mod handle;
+mod host_firewall;
 mod limit;
 mod link;
+mod linked;
+mod loopback;
 mod naming;
 mod network;
 mod notice;
+mod port_probe;
+mod ports;
+mod publish;
 mod ready;
 mod reap;
 mod reconcile;
@@ -91,6 +97,10 @@ pub(crate) fn fail_points() -> Vec<String> {
         "chain-rm.commit",
         "links.log",
         "links.kernel",
+        "publish.filter",
+        "publish.commit",
+        "unpublish.commit",
+        "unpublish.filter",
     ];
     STEPS.iter().flat_map(|s| [(*s).to_owned(), format!("{s}.done")]).collect()
 }

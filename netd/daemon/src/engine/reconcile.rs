@@ -70,13 +70,11 @@ impl Engine {
         self.recover_reservations(&stored);
         self.recover_chains(of_prefix(&logged, "chain/"));
         self.recover_links(of_prefix(&logged, "link/"));
+        self.recover_offers(of_prefix(&logged, "offer/"));
+        let proxy = of_prefix(&logged, "proxy/").into_iter().next().unwrap_or_default();
+        self.recover_ports(of_prefix(&logged, "port/"), proxy);
         self.collect_garbage(&ours);
-        self.recovered = true;
-        if self.has_bridged()
-            && let Err(error) = self.settle_filter()
-        {
-            tracing::error!(error = error.chain(), "networks are not filtered");
-        }
+        self.recover_filter();
         self.kernel.leave();
         Ok(())
     }
@@ -312,7 +310,7 @@ impl Engine {
     }
 
     /// Whether the host still has the addresses a network's traffic leaves under.
-    fn verify_outbound(&mut self, id: NetworkId) {
+    pub(super) fn verify_outbound(&mut self, id: NetworkId) {
         let spec = self.networks[&id].record.spec.clone();
         let problems = match self.missing_outbound(&spec) {
             Ok(missing) => missing

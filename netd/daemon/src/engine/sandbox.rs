@@ -9,13 +9,14 @@ use rnet_api::{ApiError, ConnectRequest, Empty, Endpoint, OnNetwork, Sandbox, Sa
 use rnet_ipam::State;
 use rnet_kernel::{LinkOp, Links, Netns, Route};
 use rnet_model::{
-    ContainerName, EndpointId, Engine as ContainerEngine, IfAddr, IfName, Kind, MacAddr, NetworkId, NetworkName,
-    SandboxId,
+    ContainerName, EndpointId, Engine as ContainerEngine, ExposedPort, IfAddr, IfName, Kind, MacAddr, NetworkId,
+    NetworkName, PortSpec, SandboxId,
 };
 use rnet_plan::{apply, fail};
 
 use super::connect::Asked;
 use super::core::{SandboxState, inode, kernel};
+use super::linked::Offer;
 use super::naming::Presented;
 use super::state::{EndpointRecord, Origin, Phase, Prewired, SandboxRecord, Source, owner};
 use super::wire::Inside;
@@ -217,7 +218,11 @@ impl Engine {
     ) -> Result<Vec<Endpoint>, ApiError> {
         let target = self.sandbox_target(container)?;
         self.present(container, request)?;
-        self.connect_all(&target, request)?;
+        let made = self.connect_all(&target, request)?;
+        if let Err(error) = self.publish_with(&target, request) {
+            made.into_iter().for_each(|connected| self.take_connection_back(connected));
+            return Err(error);
+        }
         self.finish_connect(&target)
     }
 
@@ -238,7 +243,7 @@ impl Engine {
         })
     }
 
-    fn connect_all(&mut self, target: &Target, request: &ConnectRequest) -> Result<(), ApiError> {
+    fn connect_all(&mut self, target: &Target, request: &ConnectRequest) -> Result<Vec<Connected>, ApiError> {
         let mut made = Vec::new();
         for OnNetwork { network: name, options } in &request.networks {
             let asked = Asked::of(options);
@@ -250,7 +255,27 @@ impl Engine {
                 }
             }
         }
-        Ok(())
+        Ok(made)
+    }
+
+    /// What a container publishes, offers and is linked to, from its start on.
+    pub(super) fn publish_with(&mut self, target: &Target, request: &ConnectRequest) -> Result<(), ApiError> {
+        let expose: &[ExposedPort] = if request.publish_all { &request.expose } else { &[] };
+        let ports = Engine::with_exposed(&request.ports, expose);
+        let owner = (target.engine, target.id.clone());
+        self.publish_all(&owner, &target.name, &ports)?;
+        let inside = |p: &PortSpec| ExposedPort { ports: p.container_ports, protocol: p.protocol };
+        let mut offered: Vec<ExposedPort> = request.expose.iter().copied().chain(ports.iter().map(inside)).collect();
+        offered.sort_unstable();
+        offered.dedup();
+        let offer = Offer {
+            engine: target.engine,
+            container_id: target.id.clone(),
+            container: target.name.clone(),
+            expose: offered,
+            links: request.links.clone(),
+        };
+        self.offer(offer).inspect_err(|_| self.withdraw_some(&owner, &ports))
     }
 
     /// One network of several.
@@ -314,6 +339,9 @@ impl Engine {
         let holder = owner(ContainerEngine::Rnet, container.as_str());
         let all: Vec<EndpointRecord> =
             self.of_container(ContainerEngine::Rnet, container.as_str()).into_iter().cloned().collect();
+        let whose = (ContainerEngine::Rnet, container.to_string());
+        self.withdraw_all(&whose);
+        self.withdraw_offer(&whose);
         for record in all {
             match (&record.origin, forget) {
                 (Origin::Attach(_), false) if record.persistent => {

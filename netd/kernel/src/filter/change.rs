@@ -34,6 +34,8 @@ pub enum FilterChange {
     Redirected(Redirected),
     /// A port of a container may be reached from outside.
     Opened(Opened),
+    /// A container with published ports: what it sends to itself by way of the host comes back by way of the host.
+    Itself(IpAddr),
     /// The host's firewall drops what comes in, IPv4 (`true`) or IPv6: published ports are closed to everything but the
     /// host itself and rnet's networks for this family.
     HostDrops(bool),
@@ -148,6 +150,7 @@ impl fmt::Display for FilterChange {
                 write!(f, "redirect {} to {} port {}", SocketAddr::new(it.host, it.port), it.protocol, it.proxy)
             }
             FilterChange::Opened(it) => write!(f, "open {} {}", it.protocol, it.target),
+            FilterChange::Itself(address) => write!(f, "answer {address} itself"),
             FilterChange::HostDrops(true) => f.write_str("the host drops ip"),
             FilterChange::HostDrops(false) => f.write_str("the host drops ip6"),
             FilterChange::Guard(Guard { port, mac, addresses }) => {

@@ -71,6 +71,9 @@ fn put(all: &mut Elements, fact: &FilterChange) {
             let key = vec![it.target.ip().into(), proto(it.protocol), Field::Port(it.target.port())];
             add(Of::Inet, of_family(&inet::OPENED, it.target.ip()), key, None);
         }
+        FilterChange::Itself(ip) => {
+            add(Of::Inet, of_family(&inet::ITSELF, *ip), vec![(*ip).into(), (*ip).into()], None);
+        }
         FilterChange::HostDrops(v4) => {
             add(Of::Inet, inet::HOST_DROPS, vec![Field::Byte(inet::NFPROTO[usize::from(!v4)])], None);
         }
@@ -135,6 +138,7 @@ pub(super) fn facts(all: &Elements) -> FilterState {
             state.extend(of(Of::Inet, set).filter_map(|entry| translated(entry, unspecified, loopback)));
         }
         state.extend(of(Of::Inet, inet::OPENED[at]).filter_map(opened));
+        state.extend(of(Of::Inet, inet::ITSELF[at]).filter_map(itself));
         let other: BTreeSet<&[Field]> = of(Of::Inet, bridge::LINKED[at]).map(|entry| entry.key.as_slice()).collect();
         let both = of(Of::Bridge, bridge::LINKED[at]).filter(|entry| other.contains(entry.key.as_slice()));
         state.extend(both.filter_map(linked));
@@ -205,6 +209,11 @@ fn opened(entry: &Entry) -> Option<FilterChange> {
     let [ip, Field::Proto(number), Field::Port(port)] = entry.key.as_slice() else { return None };
     let target = SocketAddr::new(address(ip)?, *port);
     Some(FilterChange::Opened(Opened { protocol: by_number(*number)?, target }))
+}
+
+fn itself(entry: &Entry) -> Option<FilterChange> {
+    let [ip, same] = entry.key.as_slice() else { return None };
+    (ip == same).then(|| address(ip)).flatten().map(FilterChange::Itself)
 }
 
 fn linked(entry: &Entry) -> Option<FilterChange> {

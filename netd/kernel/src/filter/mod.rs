@@ -24,7 +24,7 @@ pub use base::ruleset;
 pub use change::{FilterChange, FilterSet, Guard, Linked, Opened, Published, Redirected};
 pub use elements::Nft;
 pub use trace::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
-pub use watch::FilterMonitor;
+pub use watch::{FilterMonitor, FilterTouched};
 
 /// Everything the tables were told.
 pub type FilterState = BTreeSet<FilterChange>;

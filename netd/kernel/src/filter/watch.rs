@@ -20,7 +20,19 @@ const TABLE: u16 = 1;
 /// NFT_MSG_NEWGEN ends every transaction; its attribute 1 is a number.
 const NEWGEN: u16 = 15;
 
-/// A subscription to the changes of one table.
+/// NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN and NFT_MSG_DELCHAIN.
+const CHAINS: [u16; 3] = [2, 3, 5];
+
+/// What was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilterTouched {
+    /// The watched table, or everything may have been.
+    Ours,
+    /// Chains of another table: what it does with packets may be something else by now.
+    ChainsOfOthers,
+}
+
+/// A subscription to the changes of one table, and of other tables' chains.
 pub struct FilterMonitor {
     socket: AsyncFd<Socket>,
     table: Vec<u8>,
@@ -41,19 +53,22 @@ impl FilterMonitor {
         Ok(FilterMonitor { socket, table: table.as_bytes().to_vec(), buffer: vec![0; DATAGRAM] })
     }
 
-    /// Waits for the next change of the table, by whomever, or the loss of notifications. `None` when there will be
+    /// Waits for the next change, by whomever, or the loss of notifications. `None` when there will be
     /// none any more: the socket is broken. Can be dropped and called again.
-    pub async fn next(&mut self) -> Option<()> {
+    pub async fn next(&mut self) -> Option<FilterTouched> {
         loop {
             let mut guard = self.socket.readable().await.ok()?;
             let mut room = &mut self.buffer[..];
             let Ok(received) = guard.try_io(|fd| fd.get_ref().recv_from(&mut room, libc::MSG_TRUNC)) else { continue };
             match received {
                 Ok((_, from)) if from.port_number() != 0 => {}
-                Ok((length, _)) if length > DATAGRAM => return Some(()),
-                Ok((length, _)) if touches(&self.buffer[..length], &self.table) => return Some(()),
-                Ok(_) => {}
-                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Some(()),
+                Ok((length, _)) if length > DATAGRAM => return Some(FilterTouched::Ours),
+                Ok((length, _)) => {
+                    if let Some(touched) = touches(&self.buffer[..length], &self.table) {
+                        return Some(touched);
+                    }
+                }
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Some(FilterTouched::Ours),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     tracing::error!(error = %e, "nf_tables notifications ended");
@@ -77,11 +92,17 @@ fn subscribe() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn touches(datagram: &[u8], table: &[u8]) -> bool {
+fn touches(datagram: &[u8], table: &[u8]) -> Option<FilterTouched> {
     let named = |value: &[u8]| value.strip_suffix(&[0]).unwrap_or(value) == table;
-    wire::messages(datagram).any(|message| {
-        message.kind & 0xff != NEWGEN && message.attributes().any(|(kind, value)| kind == TABLE && named(value))
-    })
+    let mut others = false;
+    for message in wire::messages(datagram) {
+        let kind = message.kind & 0xff;
+        if kind != NEWGEN && message.attributes().any(|(kind, value)| kind == TABLE && named(value)) {
+            return Some(FilterTouched::Ours);
+        }
+        others |= CHAINS.contains(&kind);
+    }
+    others.then_some(FilterTouched::ChainsOfOthers)
 }
 
 #[cfg(test)]
@@ -104,13 +125,19 @@ mod tests {
             assert!(status.success(), "nft {words}");
         };
         let mut monitor = FilterMonitor::open(&ns, "rnet").unwrap();
+        let next = async |monitor: &mut FilterMonitor| {
+            tokio::time::timeout(Duration::from_secs(5), monitor.next()).await.expect("a change is told").unwrap()
+        };
         nft("add table inet rnet-other");
         nft("add table inet other");
+        nft("add chain inet other x");
+        assert_eq!(next(&mut monitor).await, FilterTouched::ChainsOfOthers);
+        nft("add rule inet other x accept");
         let quiet = tokio::time::timeout(Duration::from_millis(50), monitor.next()).await;
         assert!(quiet.is_err(), "other tables are nobody's business");
         for change in ["add table inet rnet", "add chain inet rnet x", "flush ruleset"] {
             nft(change);
-            tokio::time::timeout(Duration::from_secs(5), monitor.next()).await.expect(change).unwrap();
+            while next(&mut monitor).await != FilterTouched::Ours {}
         }
     }
 }

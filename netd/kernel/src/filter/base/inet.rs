@@ -24,6 +24,9 @@ pub(in crate::filter) const PUBLISHED_AT: [&str; 2] = ["published4_at", "publish
 pub(in crate::filter) const LOOPBACK: [&str; 2] = ["loopback4", "loopback6"];
 /// Served on one loopback address.
 pub(in crate::filter) const LOOPBACK_AT: [&str; 2] = ["loopback4_at", "loopback6_at"];
+/// Pairs of one and the same address of a container with published ports: through br_netfilter no device a packet came in
+/// by is known any more when it leaves.
+pub(in crate::filter) const ITSELF: [&str; 2] = ["itself4", "itself6"];
 pub(in crate::filter) const OPENED: [&str; 2] = ["opened4", "opened6"];
 pub(in crate::filter) const HOST_DROPS: &str = "host_drops";
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
@@ -71,6 +74,7 @@ pub(in crate::filter) fn sets() -> Vec<(&'static str, Set)> {
             map(LOOPBACK[at], &[proto, port], &[port]),
             map(LOOPBACK_AT[at], &[address, proto, port], &[port]),
             set(OPENED[at], &[address, proto, port]),
+            set(ITSELF[at], &[address, address]),
             set(super::bridge::LINKED[at], &[address, address, proto, port]),
         ]);
     }
@@ -252,6 +256,8 @@ fn forward_rules() -> Vec<Rule> {
 
 fn postrouting_rules() -> Vec<Rule> {
     let none = NatFlags::default();
+    let itself =
+        |at: usize| [dnatted(), Expr::In(vec![saddr(at), daddr(at)], ITSELF[at].to_owned()), Expr::Masquerade(none)];
     let leaves = || outside(OIF, FilterSet::Networks.name());
     let snat = |at: usize| {
         let address = [Address::Ip, Address::Ip6][at];
@@ -266,6 +272,8 @@ fn postrouting_rules() -> Vec<Rule> {
             "a published port from inside its own network: the answer has to come back this way",
             [dnatted(), Expr::In(vec![IIF, OIF], WITHIN.to_owned()), Expr::Masquerade(none)],
         ),
+        rule(POSTROUTING, "a container's own published port, bridged through br_netfilter", itself(0)),
+        rule(POSTROUTING, "the same for IPv6", itself(1)),
         rule(
             POSTROUTING,
             "leaves the host with an address of its own; no broadcast, no multicast",

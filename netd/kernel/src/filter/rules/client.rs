@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::encode::{self, Wrong};
-use super::{Base, Change, Changes, Element, Field, Set, Table, decode};
+use super::{Base, Change, Changes, Element, Family, Field, Set, Table, decode};
 use crate::filter::socket::{NftSocket, Refusal};
 use crate::filter::wire::{Messages, NLM_F_DUMP, NLMSG_ERROR, Verb};
 use crate::{KernelError, Netns};
@@ -207,6 +207,24 @@ impl NfTables {
             },
         );
         dumped.map_err(|refusal| refusal.into_error(format!("list chains of table {table}")))
+    }
+
+    /// The chains with a hook of all tables of a family, whoever made them, each with its table.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn base_chains(&mut self, family: Family) -> Result<Vec<(Table, ChainInfo)>, KernelError> {
+        let dumped = self.socket.dump_with(
+            |request| {
+                let at = request.about(Verb::GetChain, NLM_F_DUMP, encode::number(family), "");
+                request.close(at);
+            },
+            |message, all| {
+                let chain = decode::chain(&message, family).filter(|chain| chain.base.is_some());
+                all.extend(decode::table(&message).zip(chain));
+            },
+        );
+        dumped.map_err(|refusal| refusal.into_error(format!("list the base chains of the {family:?} tables")))
     }
 
     /// The rules of a chain in order, whoever wrote them; none when the chain is not there.

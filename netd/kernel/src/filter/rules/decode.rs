@@ -20,6 +20,7 @@ pub(super) fn in_table(message: &Message<'_>, table: &str) -> bool {
     of(message, 1).is_some_and(|name| c_string(name) == table)
 }
 
+/// The table a message is about.
 pub(super) fn table(message: &Message<'_>) -> Option<Table> {
     Some(Table::new(family_of(message.family())?, c_string(of(message, 1)?)))
 }
