@@ -100,11 +100,14 @@ fn nft(netns: &Netns) -> BTreeSet<String> {
     let text = run_in(netns, Command::new("nft").args(["-s", "list", "ruleset"])).ok().out;
     let mut path: Vec<String> = Vec::new();
     let mut out = BTreeSet::new();
-    // nft(8) names the owner of a table behind its name.
+    // A table's flags, and its owner's name behind its own, come and go with the netd that owns it.
     let bare = |line: &str| line.split(" # progname").next().unwrap_or_default().trim().to_owned();
-    for line in text.lines().map(bare).filter(|l| !l.is_empty() && !l.starts_with("flags owner")) {
+    for line in text.lines().map(bare).filter(|l| !l.is_empty()) {
         if line == "}" {
             path.pop();
+            continue;
+        }
+        if path.len() == 1 && (line == "flags" || line.starts_with("flags ")) {
             continue;
         }
         out.insert(format!("{} {line}", path.join(" ")));

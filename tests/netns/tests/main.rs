@@ -15,6 +15,7 @@ mod demo;
 mod dhcp;
 mod dns;
 mod docker;
+mod filter;
 mod doctor;
 mod explain;
 mod hook;

@@ -13,8 +13,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode, InfoBridge,
+    InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteProtocol, RouteScope,
@@ -276,6 +276,10 @@ fn new_bridge(b: &NewBridge) -> Request {
     let mut options = Vec::new();
     if b.snooping == Snooping::Off {
         options.push(InfoBridge::MulticastSnooping(false));
+        // Frames for the bridge itself (LLDP) pass no hook of nf_tables, and addresses would be learned from them
+        // (__br_handle_local_finish, net/bridge/br_input.c). Kernels before 4.20 ignore the option.
+        let option = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+        options.push(InfoBridge::MultiBoolOpt(BridgeBooleanOptions { value: option, mask: option }));
     }
     options.extend(b.vlan_filtering.then_some(InfoBridge::VlanFiltering(true)));
     let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(options))];

@@ -23,7 +23,12 @@ fn a_published_port_is_reached_from_everywhere_by_every_address_of_the_host() {
     assert_eq!(bed.out.ask("[2001:db8::1]:8080").unwrap(), "one 2001:db8::9");
     assert_eq!(bed.host.ask("192.0.2.1:8080").unwrap(), "one 192.0.2.1", "the host itself");
     assert_eq!(bed.host.ask("[2001:db8::1]:8080").unwrap(), "one 2001:db8::1");
-    // From inside: itself, its neighbour, and another, isolated network.
+    // From inside: its neighbour, itself, and another, isolated network. br_netfilter translates a frame that comes to the
+    // bridge and leaves it bridged (br_nf_pre_routing_finish): the neighbour answers by the same way, but a bridge sends
+    // nothing back to the port it came from.
+    bridge_netfilter(&bed, "1");
+    assert!(bed.two.ask("192.0.2.1:8080").unwrap().starts_with("one 10.1.0."));
+    bridge_netfilter(&bed, "0");
     assert_eq!(bed.one.ask("192.0.2.1:8080").unwrap(), "one 10.1.0.1");
     assert_eq!(bed.two.ask("192.0.2.1:8080").unwrap(), "one 10.1.0.1");
     assert_eq!(bed.two.ask("10.1.0.1:8080").unwrap(), "one 10.1.0.1");
@@ -32,6 +37,14 @@ fn a_published_port_is_reached_from_everywhere_by_every_address_of_the_host() {
     assert_eq!(bed.three.ask("10.1.0.2:80"), None, "the networks are isolated all the same");
     // What is for other hosts goes there.
     assert_eq!(bed.one.ask("192.0.2.9:8080").unwrap(), "out 192.0.2.1");
+}
+
+/// Whether frames pass the rules of what is routed, on a kernel that can do that.
+fn bridge_netfilter(bed: &Bed, value: &str) {
+    for key in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+        let write = || std::fs::write(format!("/proc/sys/net/bridge/{key}"), value);
+        let _ = bed.host.ns.run(write).unwrap();
+    }
 }
 
 #[test]
@@ -181,7 +194,9 @@ fn quiet_ports_hear_nothing_of_each_other_but_what_is_linked() {
     assert_eq!(bed.two.ask("[fd01::2]:8080").unwrap(), "one fd01::3");
     assert_eq!(bed.two.ask("10.1.0.2:81"), None, "another port");
     assert_eq!(bed.one.ask("10.1.0.3:80"), None, "the other way");
-    // By way of the host: a route to the neighbour through the gateway.
+    // By way of the host, which tells nobody of shorter ways: a route to the neighbour through the gateway.
+    bridge_netfilter(&bed, "0");
+    ["all", "rb0"].iter().for_each(|dev| bed.host.sysctl(&format!("net/ipv4/conf/{dev}/send_redirects"), "0"));
     bed.two.ip("route add 10.1.0.2/32 via 10.1.0.1");
     bed.one.ip("route add 10.1.0.3/32 via 10.1.0.1");
     assert_eq!(bed.two.ask("10.1.0.2:81"), None);
