@@ -55,10 +55,8 @@ impl Engine {
             match entries.iter().find(is) {
                 Some(entry) => gone.push(*entry),
                 None => {
-                    let text = format!("{spec} of {} is not published", state.container);
-                    return Err(
-                        ApiError::new(Kind::Missing, text).hint(format!("list what is: rnet port {}", state.container))
-                    );
+                    return Err(ApiError::new(Kind::Missing, format!("{spec} of {name} is not published"))
+                        .hint(format!("list what is: rnet port {name}")));
                 }
             }
         }
@@ -325,7 +323,7 @@ impl Engine {
         if let Err(error) = self.log.put_all(&records) {
             if let Err(left) = self.kernel.filter.change(&[], &add) {
                 tracing::warn!(error = %left, "cannot take published ports back");
-                self.verify_soon();
+                self.settle_filter_soon();
             }
             return Err(store(&error));
         }
@@ -423,7 +421,7 @@ impl Engine {
         if let Err(error) = self.kernel.filter.change(&[], &remove) {
             // They are no longer wanted, and go as soon as it works.
             tracing::warn!(%error, "cannot close published ports");
-            self.verify_soon();
+            self.settle_filter_soon();
         }
         fail::point("unpublish.filter.done");
         self.forget_flows(&[], &remove);
@@ -479,7 +477,7 @@ impl Engine {
         if !delta.add.is_empty() || !delta.remove.is_empty() {
             if let Err(error) = self.kernel.filter.change(&delta.add, &delta.remove) {
                 tracing::warn!(%error, "published ports do not follow their containers yet");
-                self.verify_soon();
+                self.settle_filter_soon();
             }
             self.forget_flows(&delta.add, &delta.remove);
             self.admit_ports(Looked::Changed);
