@@ -114,7 +114,12 @@ const SCENARIOS: [Scenario; 17] = [
         prepare: with_boxes,
         step: create_links,
     },
-    Scenario { what: "publish", points: &["publish.filter", "publish.commit"], prepare: on_network, step: publish },
+    Scenario {
+        what: "publish",
+        points: &["publish.filter", "publish.commit"],
+        prepare: ready_to_publish,
+        step: publish,
+    },
     Scenario {
         what: "unpublish",
         points: &["unpublish.commit", "unpublish.filter"],
@@ -192,7 +197,7 @@ fn remove_bridge(host: &Host) -> bool {
     gone.code == 0 || gone.code == 3
 }
 
-fn on_network(host: &Host) {
+fn ready_to_publish(host: &Host) {
     with_network(host);
     host.rnet("network connect blue web --ip 10.9.0.5").ok();
 }
@@ -202,7 +207,7 @@ fn publish(host: &Host) -> bool {
 }
 
 fn published(host: &Host) {
-    on_network(host);
+    ready_to_publish(host);
     assert!(publish(host));
 }
 
@@ -295,6 +300,11 @@ fn with_network(host: &Host) {
 
 fn with_limits(host: &Host) {
     host.rnet("network create slow --subnet 10.5.0.0/24 --rate 50mbit").ok();
+}
+
+fn on_network(host: &Host) {
+    with_network(host);
+    host.rnet("network connect blue web").ok();
 }
 
 fn on_two_networks(host: &Host) {

@@ -87,6 +87,12 @@ impl Engine {
         self.forget_flows(&[], &gone);
     }
 
+    /// Looks at everything in a moment, though nobody else has touched it: a change from here has failed.
+    pub(super) fn settle_filter_soon(&mut self) {
+        self.filter_ready = false;
+        self.verify_soon();
+    }
+
     /// What the filter knows of an endpoint's port; nothing when it is on no network's bridge.
     pub(super) fn port_facts(&self, record: &EndpointRecord) -> Vec<FilterChange> {
         let guard = (!record.allow_spoof).then(|| guard(&record.host_ifname, record.mac, &record.addresses));

@@ -99,7 +99,7 @@ impl Engine {
         });
         if let Err(error) = changed {
             tracing::warn!(error = error.chain(), "published ports do not follow the host's firewall yet");
-            self.verify_soon();
+            self.settle_filter_soon();
         }
         let mut event = view::event("host-firewall", "published ports");
         let said = |drops: bool| if drops { "closed" } else { "open" }.to_owned();

@@ -83,7 +83,7 @@ impl Engine {
         }
         if let Err(error) = self.kernel.filter.change(&add, &remove) {
             tracing::warn!(error = kernel("cannot open links", &error).chain(), "links wait");
-            self.verify_soon();
+            self.settle_filter_soon();
         }
     }
 

@@ -178,7 +178,7 @@ impl Engine {
         let exposed = presented.map(|p| &p.services[..]).unwrap_or_default();
         let exposed = exposed.iter().flat_map(|s| s.ports.ports().map(|port| (s.protocol, port)));
         let published = self.published.containers.get(&(engine, id.to_owned()));
-        let published = published.into_iter().flat_map(|c| &c.entries);
+        let published = published.into_iter().flat_map(|c| c.entries.values());
         let published = published.flat_map(|e| e.port.container_ports().ports().map(|port| (e.port.protocol, port)));
         let mut ports: Vec<_> = exposed.chain(published).collect();
         ports.sort_unstable();

@@ -75,7 +75,7 @@ pub(super) struct Entry {
 pub(super) struct ContainerPorts {
     pub(super) owner: Arc<Owner>,
     pub(super) container: String,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: BTreeMap<PortSpec, Entry>,
     pub(super) targets: Targets,
 }
 
@@ -159,15 +159,25 @@ pub(super) fn elements(entry: &Entry, targets: &Targets, proxy: ProxyPorts) -> V
 }
 
 impl ContainerPorts {
+    /// The same container with these publications alone.
+    pub(super) fn with(&self, entries: impl IntoIterator<Item = Entry>) -> Self {
+        ContainerPorts {
+            owner: self.owner.clone(),
+            container: self.container.clone(),
+            entries: entries.into_iter().map(|entry| (entry.spec, entry)).collect(),
+            targets: self.targets,
+        }
+    }
+
     /// Addresses under which it can reach its own published ports.
     pub(super) fn itself(&self) -> impl Iterator<Item = IpAddr> {
-        let published = self.entries.iter().any(|e| e.held);
+        let published = self.entries.values().any(|e| e.held);
         self.targets.behind_nat().filter(move |_| published)
     }
 
     /// What the packet filter is told about all of them.
     pub(super) fn elements(&self, proxy: ProxyPorts) -> impl Iterator<Item = FilterChange> {
-        let ports = self.entries.iter().flat_map(move |entry| elements(entry, &self.targets, proxy));
+        let ports = self.entries.values().flat_map(move |entry| elements(entry, &self.targets, proxy));
         ports.chain(self.itself().map(FilterChange::Itself))
     }
 }

@@ -5,6 +5,7 @@
 //! [`super::loopback`]. The truth about what is published is the run log; a crash between the packet filter and the log
 //! leaves elements that belong to no record, which the next start removes.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -48,20 +49,21 @@ impl Engine {
         let owner = self.publishing(&request.container)?;
         let state = self.published.containers.get(&owner);
         let name = state.map_or(&owner.1, |c| &c.container);
-        let entries: &[Entry] = state.map_or(&[], |c| &c.entries);
+        let all = || state.into_iter().flat_map(|c| c.entries.values());
         let mut gone = Vec::new();
         for spec in &request.ports {
-            let is = |e: &&Entry| e.spec == *spec || e.port.to_string() == spec.to_string();
-            match entries.iter().find(is) {
+            let listed = |e: &&Entry| e.port.to_string() == spec.to_string();
+            let same = state.and_then(|c| c.entries.get(spec));
+            match same.or_else(|| all().find(listed)) {
                 Some(entry) => gone.push(*entry),
                 None => {
-                    let text = format!("{spec} of {name} is not published");
-                    return Err(ApiError::new(Kind::Missing, text).hint(format!("list what is: rnet port {name}")));
+                    return Err(ApiError::new(Kind::Missing, format!("{spec} of {name} is not published"))
+                        .hint(format!("list what is: rnet port {name}")));
                 }
             }
         }
         if request.ports.is_empty() {
-            gone.extend_from_slice(entries);
+            gone.extend(all());
         }
         self.withdraw(&owner, &gone)
     }
@@ -70,7 +72,7 @@ impl Engine {
     pub(super) fn publications(&self) -> Vec<Publication> {
         let all = self.published.containers.values();
         let mut all: Vec<Publication> =
-            all.flat_map(|c| c.entries.iter().map(|e| self.show_publication(c, e))).collect();
+            all.flat_map(|c| c.entries.values().map(|e| self.show_publication(c, e))).collect();
         all.sort_by(|a, b| {
             let key = |p: &Publication| (p.port.container_port, p.port.protocol, p.port.host_port, p.port.host);
             (&a.container, &a.container_id, key(a)).cmp(&(&b.container, &b.container_id, key(b)))
@@ -169,51 +171,46 @@ impl Engine {
             Some(state) => state.owner.clone(),
             None => Arc::new(owner.clone()),
         };
-        let mut fresh = ContainerPorts { owner: shared, container: name.to_owned(), entries: Vec::new(), targets };
+        let mut fresh = ContainerPorts { owner: shared, container: name.to_owned(), entries: BTreeMap::new(), targets };
         let made = self.choose_all(&mut fresh, specs).and_then(|()| self.put_in_force(&fresh));
         if let Err(error) = made {
             self.let_go(&fresh);
             return Err(error);
         }
-        for entry in &fresh.entries {
+        for entry in fresh.entries.values() {
             let mut event = view::event("publish", name);
             event.attributes.insert("port".into(), entry.port.to_string());
             self.emit(event);
         }
-        let state = self
-            .published
-            .containers
-            .entry(owner.clone())
-            .or_insert_with(|| ContainerPorts { entries: Vec::new(), ..fresh.clone() });
+        let state = self.published.containers.entry(owner.clone()).or_insert_with(|| fresh.with([]));
         state.entries.extend(fresh.entries);
         self.name_services(owner);
         self.admit_ports(Looked::Changed);
         let state = &self.published.containers[owner];
-        let asked = |e: &&Entry| specs.contains(&e.spec);
-        Ok(state.entries.iter().filter(asked).map(|e| self.show_publication(state, e)).collect())
+        let asked: BTreeSet<&PortSpec> = specs.iter().collect();
+        let found = asked.into_iter().filter_map(|spec| state.entries.get(spec));
+        Ok(found.map(|e| self.show_publication(state, e)).collect())
     }
 
     /// Chooses and holds the ports of the host for all that is not published yet.
     fn choose_all(&mut self, fresh: &mut ContainerPorts, specs: &[PortSpec]) -> Result<(), ApiError> {
         let mut addresses = HostAddresses::default();
-        let known: std::collections::HashSet<PortSpec> =
-            self.published.containers.get(&*fresh.owner).into_iter().flat_map(|c| &c.entries).map(|e| e.spec).collect();
-        let mut seen = known;
         let behind_nat = fresh.targets.behind_nat().next().is_some();
         for spec in specs {
-            if !seen.insert(*spec) {
+            let published = self.published.containers.get(&*fresh.owner);
+            if fresh.entries.contains_key(spec) || published.is_some_and(|c| c.entries.contains_key(spec)) {
                 continue;
             }
             if !behind_nat {
                 // Reached at its own address: there is nothing to choose, and nothing to be in the way.
                 let port = as_asked(spec, spec.container_ports);
-                fresh.entries.push(Entry { spec: *spec, port, held: false });
+                fresh.entries.insert(*spec, Entry { spec: *spec, port, held: false });
                 continue;
             }
             self.refuse_address(spec, &fresh.targets, &fresh.container, &mut addresses)?;
             let port = self.choose_one(spec)?;
             self.published.hold(&fresh.owner, port);
-            fresh.entries.push(Entry { spec: *spec, port, held: true });
+            fresh.entries.insert(*spec, Entry { spec: *spec, port, held: true });
         }
         Ok(())
     }
@@ -312,19 +309,21 @@ impl Engine {
     /// Makes fresh publications true: sockets, packet filter, run log.
     fn put_in_force(&mut self, fresh: &ContainerPorts) -> Result<(), ApiError> {
         self.open_loopback(fresh)?;
-        self.turn_back(fresh);
+        if !self.published.containers.contains_key(&*fresh.owner) {
+            self.turn_back(fresh);
+        }
         let add: Vec<FilterChange> = fresh.elements(self.loopback.ports).collect();
         fail::point("publish.filter");
         self.ensure_filter()?;
         self.kernel.filter.change(&add, &[]).map_err(|e| kernel("cannot publish ports", &e))?;
         fail::point("publish.filter.done");
         self.lead(fresh, true);
-        let records: Vec<(String, PortRecord)> = fresh.entries.iter().map(|e| record(fresh, e)).collect();
+        let records: Vec<(String, PortRecord)> = fresh.entries.values().map(|e| record(fresh, e)).collect();
         fail::point("publish.commit");
         if let Err(error) = self.log.put_all(&records) {
             if let Err(left) = self.kernel.filter.change(&[], &add) {
                 tracing::warn!(error = %left, "cannot take published ports back");
-                self.verify_soon();
+                self.settle_filter_soon();
             }
             return Err(store(&error));
         }
@@ -352,7 +351,7 @@ impl Engine {
 
     /// What ports on loopback need.
     fn open_loopback(&mut self, fresh: &ContainerPorts) -> Result<(), ApiError> {
-        for entry in fresh.entries.iter().filter(|e| e.held && e.port.protocol != Protocol::Sctp) {
+        for entry in fresh.entries.values().filter(|e| e.held && e.port.protocol != Protocol::Sctp) {
             for on in loopbacks(entry.port.host) {
                 self.start_loopback()?;
                 for port in entry.port.host_ports().ports() {
@@ -377,7 +376,7 @@ impl Engine {
 
     /// Lets the ports on loopback lead to the container, or nowhere.
     fn lead(&self, c: &ContainerPorts, there: bool) {
-        self.loopback.lead(c.entries.iter().filter(|e| e.held).flat_map(|e| {
+        self.loopback.lead(c.entries.values().filter(|e| e.held).flat_map(|e| {
             let keys: Vec<Option<IpAddr>> = match e.port.host {
                 None => vec![None],
                 host => loopbacks(host).into_iter().map(Some).collect(),
@@ -394,7 +393,7 @@ impl Engine {
     /// Lets go of ports of the host and of sockets on loopback.
     fn let_go(&mut self, c: &ContainerPorts) {
         self.lead(c, false);
-        for entry in c.entries.iter().filter(|e| e.held) {
+        for entry in c.entries.values().filter(|e| e.held) {
             self.published.release(&c.owner, entry.port);
             for on in loopbacks(entry.port.host) {
                 entry.port.host_ports().ports().for_each(|port| self.loopback.close(entry.port.protocol, on, port));
@@ -408,9 +407,9 @@ impl Engine {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let gone = ContainerPorts { entries: entries.to_vec(), ..state.clone() };
-        let shown: Vec<Publication> = gone.entries.iter().map(|e| self.show_publication(state, e)).collect();
-        let keys: Vec<String> = gone.entries.iter().map(|e| port_key(owner, &e.spec)).collect();
+        let gone = state.with(entries.iter().copied());
+        let shown: Vec<Publication> = gone.entries.values().map(|e| self.show_publication(state, e)).collect();
+        let keys: Vec<String> = gone.entries.keys().map(|spec| port_key(owner, spec)).collect();
         fail::point("unpublish.commit");
         self.log.remove_all(&keys).map_err(|e| store(&e))?;
         fail::point("unpublish.commit.done");
@@ -422,20 +421,22 @@ impl Engine {
         if let Err(error) = self.kernel.filter.change(&[], &remove) {
             // They are no longer wanted, and go as soon as it works.
             tracing::warn!(%error, "cannot close published ports");
-            self.verify_soon();
+            self.settle_filter_soon();
         }
         fail::point("unpublish.filter.done");
         self.forget_flows(&[], &remove);
         self.let_go(&gone);
         if let Some(state) = self.published.containers.get_mut(owner) {
-            state.entries.retain(|e| !entries.contains(e));
+            for spec in gone.entries.keys() {
+                state.entries.remove(spec);
+            }
             if state.entries.is_empty() {
                 self.published.containers.remove(owner);
                 self.admit_ports(Looked::Changed);
             }
         }
         if !self.published.containers.contains_key(owner) {
-            self.turn_back(&ContainerPorts { entries: Vec::new(), ..gone.clone() });
+            self.turn_back(&gone.with([]));
         }
         self.name_services(owner);
         for entry in entries {
@@ -448,7 +449,8 @@ impl Engine {
 
     /// Takes back all publications of a container that ends.
     pub(super) fn withdraw_all(&mut self, owner: &Owner) {
-        let Some(entries) = self.published.containers.get(owner).map(|c| c.entries.clone()) else { return };
+        let Some(state) = self.published.containers.get(owner) else { return };
+        let entries: Vec<Entry> = state.entries.values().copied().collect();
         if let Err(error) = self.withdraw(owner, &entries) {
             tracing::warn!(error = error.chain(), "cannot take published ports back");
         }
@@ -457,7 +459,7 @@ impl Engine {
     /// Takes back what a request has published before it failed.
     pub(super) fn withdraw_some(&mut self, owner: &Owner, specs: &[PortSpec]) {
         let Some(state) = self.published.containers.get(owner) else { return };
-        let entries: Vec<Entry> = state.entries.iter().filter(|e| specs.contains(&e.spec)).copied().collect();
+        let entries: Vec<Entry> = specs.iter().filter_map(|spec| state.entries.get(spec)).copied().collect();
         if let Err(error) = self.withdraw(owner, &entries) {
             tracing::warn!(error = error.chain(), "cannot take published ports back");
         }
@@ -479,7 +481,7 @@ impl Engine {
         if !delta.add.is_empty() || !delta.remove.is_empty() {
             if let Err(error) = self.kernel.filter.change(&delta.add, &delta.remove) {
                 tracing::warn!(%error, "published ports do not follow their containers yet");
-                self.verify_soon();
+                self.settle_filter_soon();
             }
             self.forget_flows(&delta.add, &delta.remove);
             self.admit_ports(Looked::Changed);
@@ -508,8 +510,8 @@ impl Engine {
             state.targets = targets;
             self.hold_all(&mut state);
             let after: Vec<FilterChange> = state.elements(self.loopback.ports).collect();
-            let old: std::collections::HashSet<&FilterChange> = before.iter().collect();
-            let new: std::collections::HashSet<&FilterChange> = after.iter().collect();
+            let old: HashSet<&FilterChange> = before.iter().collect();
+            let new: HashSet<&FilterChange> = after.iter().collect();
             delta.add.extend(after.iter().filter(|e| !old.contains(e)).cloned());
             delta.remove.extend(before.iter().filter(|e| !new.contains(e)).cloned());
             self.lead(&state, true);
@@ -520,17 +522,17 @@ impl Engine {
 
     /// Ports of the host that were not needed while the container was on a routed network.
     fn hold_all(&mut self, state: &mut ContainerPorts) {
-        if state.targets.behind_nat().next().is_none() || state.entries.iter().all(|e| e.held) {
+        if state.targets.behind_nat().next().is_none() || state.entries.values().all(|e| e.held) {
             return;
         }
-        let waiting: Vec<Entry> = state.entries.iter().filter(|e| !e.held).copied().collect();
+        let waiting: Vec<Entry> = state.entries.values().filter(|e| !e.held).copied().collect();
         for entry in waiting {
             match self.choose_one(&entry.spec) {
                 Ok(port) => {
                     self.published.hold(&state.owner, port);
                     let held = Entry { port, held: true, ..entry };
-                    state.entries.iter_mut().filter(|e| e.spec == entry.spec).for_each(|e| *e = held);
-                    let only = ContainerPorts { entries: vec![held], ..state.clone() };
+                    state.entries.insert(entry.spec, held);
+                    let only = state.with([held]);
                     if let Err(error) = self.open_loopback(&only) {
                         tracing::warn!(error = error.chain(), "a published port is not served on loopback");
                     }
@@ -632,7 +634,7 @@ impl Engine {
                 let state = ContainerPorts {
                     owner: Arc::new(owner.clone()),
                     container,
-                    entries: Vec::new(),
+                    entries: BTreeMap::new(),
                     targets: self.targets_of(&owner),
                 };
                 self.published.containers.insert(owner.clone(), state);
@@ -640,7 +642,7 @@ impl Engine {
             let state = self.published.containers.get_mut(&owner).expect("it was just inserted");
             // A container that does not run keeps its ports.
             let held = state.targets.is_empty() || state.targets.behind_nat().next().is_some();
-            state.entries.push(Entry { spec, port, held });
+            state.entries.insert(spec, Entry { spec, port, held });
             let shared = state.owner.clone();
             if held {
                 self.published.hold(&shared, port);
