@@ -1,7 +1,7 @@
 //! `rnet explain`.
 
 use clap::Args;
-use rnet_api::{ApiError, Direction, ExplainRequest, ExplainTarget, Explanation, PathOutcome};
+use rnet_api::{ApiError, Direction, ExplainRequest, ExplainTarget, Explanation, PathHop, PathOutcome, RuleRef};
 use rnet_model::ContainerRef;
 
 use crate::{Context, output};
@@ -40,9 +40,15 @@ pub(crate) fn explain(args: ExplainArgs, ctx: &Context) -> Result<u8, ApiError> 
     Ok(u8::from(!reached))
 }
 
+/// Whether it says no more than that one of rnet's own chains had nothing against it; `--json` has these too.
+fn is_quiet(hop: &PathHop) -> bool {
+    let own = |rule: &RuleRef| rule.table == "rnet" || rule.table.starts_with("rnet_");
+    hop.rule.as_ref().is_some_and(|rule| rule.handle.is_none() && rule.verdict == "accept" && own(rule))
+}
+
 fn render(found: &Explanation) -> String {
     let mut out = format!("{} -> {}, {}\n", found.source, found.destination, found.transport);
-    for hop in &found.hops {
+    for hop in found.hops.iter().filter(|hop| !is_quiet(hop)) {
         let way = if hop.direction == Direction::Sent { "->" } else { "<-" };
         let stop = if hop.stops { "  STOPS HERE" } else { "" };
         out.push_str(&format!("{way} {:<11} {}{stop}\n", hop.place, output::clean(&hop.text)));
@@ -69,7 +75,7 @@ fn render(found: &Explanation) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rnet_api::{PathHop, Transport};
+    use rnet_api::Transport;
 
     use super::*;
 
@@ -82,16 +88,30 @@ mod tests {
             rule: None,
             stops,
         };
+        let accepting = |table: &str| RuleRef {
+            family: "inet".into(),
+            table: table.into(),
+            chain: "forward".into(),
+            handle: None,
+            text: None,
+            verdict: "accept".into(),
+        };
+        let passed = |table| PathHop { rule: Some(accepting(table)), ..hop(Direction::Sent, "filter", false) };
         let found = Explanation {
             source: "web (10.9.0.2)".into(),
             destination: "db (10.9.0.3)".into(),
             transport: Transport::Icmp,
-            hops: vec![hop(Direction::Sent, "source", false), hop(Direction::Answer, "filter", true)],
+            hops: vec![
+                hop(Direction::Sent, "source", false),
+                passed("rnet"),
+                passed("mine"),
+                hop(Direction::Answer, "filter", true),
+            ],
             outcome: PathOutcome::Dropped,
             verdict: "the answer stops".into(),
             hint: Some("see it".into()),
         };
-        let expected = "web (10.9.0.2) -> db (10.9.0.3), icmp\n-> source      x\n<- filter      x  STOPS HERE\n\
+        let expected = "web (10.9.0.2) -> db (10.9.0.3), icmp\n-> source      x\n-> filter      x\n<- filter      x  STOPS HERE\n\
                         dropped: the answer stops (hint: see it)\n";
         assert_eq!(render(&found), expected);
     }

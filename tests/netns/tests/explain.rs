@@ -254,7 +254,7 @@ fn published_ports_are_followed_to_their_container() {
         stage.explains("host 127.0.0.1:8080", "connected", &[]);
         let words = ["198.51.100.2", "no container's port", "8080/tcp of db"];
         stage.explains("web 198.51.100.2:8081", "not-published", &words);
-        stage.host.rnet("unpublish db").ok();
+        stage.host.rnet("unpublish db --all").ok();
     });
 }
 
@@ -274,5 +274,24 @@ fn a_firewall_inside_a_container_is_named() {
         nft(&stage.web, "add rule inet own out meta l4proto icmp drop");
         stage.explains("web db", "dropped", &["inside web chain inet own out", "icmp"]);
         nft(&stage.web, "delete table inet own");
+    });
+}
+
+#[test]
+fn what_a_port_may_not_send() {
+    run(|world| {
+        let stage = Stage::new(world);
+        stage.host.rnet("network create quiet --icc off --subnet 10.9.4.0/24").ok();
+        let [one, _two] = ["one", "two"].map(|name| stage.host.container(name));
+        stage.host.rnet("network connect quiet one --ip 10.9.4.2").ok();
+        stage.host.rnet("network connect quiet two --ip 10.9.4.3").ok();
+        one.ping("10.9.4.1");
+        stage.explains("one two:80", "dropped", &["between_quiet", "icc is off on network quiet", "--icc on"]);
+        // An address that nobody gave it.
+        one.ip("address add 10.9.4.77/24 dev eth0");
+        one.ip("address del 10.9.4.2/24 dev eth0");
+        let said = stage.host.rnet("explain one 10.9.4.1");
+        assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+        stage.nothing_stays();
     });
 }
