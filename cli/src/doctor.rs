@@ -53,7 +53,7 @@ fn render(report: &DoctorReport) -> String {
     }
     let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count();
     let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
-    out.push_str(&format!("{} checks: {errors} errors, {warnings} warnings, {notes} notes\n", report.checks.len()));
+    out.push_str(&format!("{} checks: errors {errors}, warnings {warnings}, notes {notes}\n", report.checks.len()));
     out
 }
 
@@ -72,7 +72,7 @@ mod tests {
         let report = DoctorReport { findings: vec![finding], checks: vec!["mtu".into()], skipped: vec!["x: y".into()] };
         assert_eq!(
             render(&report),
-            "warning: mtu: too large\n  fix: make it smaller\nnot looked at: x: y\n1 checks: 0 errors, 1 warnings, 0 notes\n"
+            "warning: mtu: too large\n  fix: make it smaller\nnot looked at: x: y\n1 checks: errors 0, warnings 1, notes 0\n"
         );
     }
 }

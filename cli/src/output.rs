@@ -1,9 +1,7 @@
 //! How results look: plain columns, JSON, one-line errors. Colour only for states, on a terminal ([`crate::paint`]).
 
 use std::borrow::Cow;
-use std::io::{self, IsTerminal as _, Write};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
 use rnet_api::{ApiError, Endpoint, Status};
@@ -14,9 +12,6 @@ use crate::paint;
 
 /// Exit code of a process that SIGPIPE ended, as shells show it.
 const SIGPIPE: i32 = 128 + 13;
-
-/// How long work is waited for in silence.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints text to stdout as it is.
 ///
@@ -140,43 +135,6 @@ pub(crate) fn error_lines(error: &ApiError) {
 pub fn remark(content: &str) {
     // As above.
     let _ = io::stderr().lock().write_all(format!("{}\n", clean(content)).as_bytes());
-}
-
-/// What takes longer than a second says so on a terminal, on stderr, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    /// Closed when the work is done.
-    done: Option<mpsc::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Progress {
-    /// Begins to wait for the end of the work.
-    pub(crate) fn start(what: &str) -> Self {
-        let what = clean(what).into_owned();
-        let (done, ended) = mpsc::channel::<()>();
-        let show = move || {
-            if ended.recv_timeout(PATIENCE) != Err(mpsc::RecvTimeoutError::Timeout) {
-                return;
-            }
-            // Draws nothing when stderr is no terminal.
-            let spinner = indicatif::ProgressBar::new_spinner().with_message(what);
-            spinner.enable_steady_tick(Duration::from_millis(100));
-            let _ = ended.recv();
-            spinner.finish_and_clear();
-        };
-        let thread = io::stderr().is_terminal().then(|| std::thread::spawn(show));
-        Progress { done: Some(done), thread }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.done.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 /// `a, b`, or nothing.

@@ -3,6 +3,7 @@
 use clap::Args;
 use rnet_api::{ApiError, PingPair, PingReport};
 
+use crate::progress::Progress;
 use crate::{Context, output};
 
 /// Ping from every container of a network to every other
@@ -23,7 +24,7 @@ pub(crate) struct PingAllArgs {
 
 pub(crate) fn ping_all(args: &PingAllArgs, ctx: &Context) -> Result<u8, ApiError> {
     let report = {
-        let _progress = output::Progress::start(&format!("pinging in {}", args.network));
+        let _progress = Progress::spinner(format!("pinging in {}", args.network));
         ctx.client().ping_network(&args.network)?
     };
     if ctx.json {

@@ -90,6 +90,12 @@ impl Filter for NoFilter {
     fn state(&mut self) -> Result<FilterState, KernelError> {
         NoFilter::refuse()
     }
+    fn settle(&mut self, _: &FilterState) -> Result<bool, KernelError> {
+        NoFilter::refuse()
+    }
+    fn touched(&mut self) -> Result<bool, KernelError> {
+        NoFilter::refuse()
+    }
     fn change(&mut self, _: &[FilterChange], _: &[FilterChange]) -> Result<(), KernelError> {
         NoFilter::refuse()
     }

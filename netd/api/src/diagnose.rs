@@ -135,7 +135,8 @@ impl FromStr for ExplainTarget {
                 _ => (TargetHost::Container(rest.parse()?), None),
             }
         };
-        let transport = transport.unwrap_or(if port.is_some() { Transport::Tcp } else { Transport::Icmp });
+        let default = if port.is_some() { Transport::Tcp } else { Transport::Icmp };
+        let transport = transport.unwrap_or(default);
         match (transport, port) {
             (Transport::Icmp, Some(_)) => Err(wrong("icmp has no ports")),
             (Transport::Tcp | Transport::Udp, None) => Err(wrong("tcp and udp need a port")),

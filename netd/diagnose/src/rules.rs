@@ -79,7 +79,7 @@ impl RuleBook {
         let RuleBook { ns, tables, nft, rules, .. } = self;
         rules.entry((table.clone(), chain.to_owned())).or_insert_with(|| {
             let comments = tables.rules(table, chain).unwrap_or_default();
-            let list = ["-a", "list", "chain", family(table.family), &table.name, chain];
+            let list = ["-s", "-a", "list", "chain", family(table.family), &table.name, chain];
             let said = nft.as_ref().and_then(|nft| ns.run(|| program::output(nft, list)).ok().flatten());
             let mut words: HashMap<u64, String> =
                 said.iter().flat_map(|text| text.lines().filter_map(line)).map(|(h, w)| (h, w.to_owned())).collect();
@@ -101,7 +101,7 @@ pub fn family(family: Family) -> &'static str {
     }
 }
 
-/// A line of `nft -a list chain`: `tcp dport 80 drop # handle 4`.
+/// A line of `nft -s -a list chain`: `tcp dport 80 drop # handle 4`.
 fn line(line: &str) -> Option<(u64, &str)> {
     let (words, handle) = line.rsplit_once(" # handle ")?;
     Some((handle.trim().parse().ok()?, words.trim())).filter(|(_, words)| !words.ends_with('{'))

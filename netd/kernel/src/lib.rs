@@ -31,7 +31,7 @@ pub use filter::rules;
 pub use filter::rules::NfTables;
 pub use filter::{
     Filter, FilterChange, FilterMonitor, FilterSet, FilterState, FilterTouched, Guard, Linked, Nft, Opened, Published,
-    Redirected,
+    Redirected, ruleset,
 };
 pub use filter::{Flow, Passed, TRACE_TABLES, TraceEvent, TraceStep, TraceVerdict, TracedPacket, Tracer};
 pub use links::{

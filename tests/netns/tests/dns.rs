@@ -553,6 +553,16 @@ fn namespaces_of_others_are_served_and_let_go() {
         // Sockets of netd do not keep a namespace alive.
         process.end();
         wait_for("the end of the namespace to be noticed", SOON, || host.client().attachments().unwrap().is_empty());
+        // Names can be turned off and on again while containers are there.
+        host.rnet("network connect blue one").ok();
+        let edit = |dns| rnet_api::NetworkEdit { dns: Some(dns), ..rnet_api::NetworkEdit::default() };
+        host.client().edit_network("blue", &edit(Toggle::Off)).unwrap();
+        wait_for("the table to go", SOON, || !one.run("nft list tables").out.contains("rnet_dns"));
+        host.client().edit_network("blue", &edit(Toggle::On)).unwrap();
+        wait_for("the table to come", SOON, || one.run("nft list tables").out.contains("rnet_dns"));
+        assert_eq!(addresses(&one.netns, "one").len(), 1);
+        host.rnet("network disconnect blue one").ok();
+        wait_for("the table to go", SOON, || !one.run("nft list tables").out.contains("rnet_dns"));
         // Without names nothing is changed inside.
         host.rnet("network connect mute one").ok();
         assert!(!one.run("nft list tables").out.contains("rnet_dns"));

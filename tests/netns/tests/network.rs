@@ -151,12 +151,12 @@ fn listed_shown_and_the_same_again() {
         let prefix = &made["id"].as_str().unwrap()[..20];
         assert_eq!(host.rnet(&format!("network inspect {prefix}")).json()[0]["id"], made["id"]);
         assert!(host.rnet("network ls").ok().out.contains("10.9.0.0/24"));
-        let held = host.rnet_json("network allocations");
+        let held = host.rnet_json("network allocations blue");
         let owners: Vec<_> = held.as_array().unwrap().iter().map(|a| a["owner"].clone()).collect();
         assert_eq!(owners, ["gateway", "netns:web"]);
         host.rnet("network disconnect blue web").ok();
         host.rnet("network disconnect blue web").fails(3, &["web", "blue"]);
-        assert_eq!(host.rnet_json("network allocations")[1]["state"], "resting");
+        assert_eq!(host.rnet_json("network allocations blue")[1]["state"], "resting");
     });
 }
 

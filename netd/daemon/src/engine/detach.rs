@@ -58,6 +58,7 @@ impl Engine {
             }
             return Err(error);
         }
+        self.yield_gateway(&record);
         self.give_back(record.network, &record.addresses, &record.owner());
         if let Origin::Network(network) = record.origin {
             // Nothing is kept for who was disconnected.

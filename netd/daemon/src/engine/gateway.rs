@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 
 use rnet_api::ApiError;
-use rnet_kernel::{Family, LinkOp, Netns, RouteEntry};
+use rnet_kernel::{Family, LinkOp, Links as _, Netns, RouteEntry};
 use rnet_model::{EndpointId, Engine as ContainerEngine, Subnet};
 use rnet_plan::{Action, Place, Plan, apply, fail};
 
@@ -52,6 +52,13 @@ impl Engine {
             add.extend(defaults(new));
             del.extend(defaults(old));
         }
+        // A route without a metric, once gone, would take the one with a metric along (fib_nh_match), and a crash may
+        // have left any of them.
+        let fail = |e| kernel(what.clone(), &e);
+        let there = self.kernel.inside(netns).and_then(|inside| inside.routes()).map_err(fail)?;
+        let is_there = |wanted: &RouteEntry| there.iter().any(|r| is_same(r, wanted));
+        add.retain(|r| !is_there(r));
+        del.retain(is_there);
         let change = |add: &[RouteEntry], del: &[RouteEntry]| {
             let add = add.iter().cloned().map(LinkOp::AddRoute);
             Action::Links(Place::Inside(netns.clone()), add.chain(del.iter().cloned().map(LinkOp::DelRoute)).collect())
@@ -73,6 +80,21 @@ impl Engine {
     pub(super) fn order_gateways_or_warn(&mut self, record: &EndpointRecord, netns: &Netns) {
         if let Err(error) = self.order_gateways(record.engine, &record.container_id, netns) {
             tracing::warn!(container = record.container, error = error.chain(), "cannot order default routes");
+        }
+    }
+
+    /// A container's default routes through an interface that is cut off go at once, not with its device: the next
+    /// network has the traffic from now on.
+    pub(super) fn yield_gateway(&mut self, gone: &EndpointRecord) {
+        if gone.gateways.is_empty() || self.with_gateways(gone.engine, &gone.container_id).is_empty() {
+            return;
+        }
+        let Some(netns) = self.reopen(gone) else { return };
+        let ops: Vec<LinkOp> = defaults(gone).into_iter().map(LinkOp::DelRoute).collect();
+        let done = self.kernel.inside(&netns).and_then(|inside| inside.batch(&ops));
+        match done {
+            Ok(faults) => faults.iter().for_each(|f| tracing::debug!(error = %f.error, "a default route")),
+            Err(error) => tracing::debug!(%error, "default routes of a cut off interface"),
         }
     }
 
@@ -139,6 +161,14 @@ fn moves<'a>(ranked: &[&'a EndpointRecord]) -> Vec<(&'a EndpointRecord, u32)> {
         next = next.saturating_add(u32::from(!fits));
     }
     out
+}
+
+/// Whether a default route is the one that is wanted.
+fn is_same(there: &RouteEntry, wanted: &RouteEntry) -> bool {
+    let first = |v4: bool| if v4 { 0 } else { METRIC6 };
+    let metric = |r: &RouteEntry| r.metric.unwrap_or_else(|| first(r.destination.is_ipv4()));
+    (there.destination, there.via, &there.dev) == (wanted.destination, wanted.via, &wanted.dev)
+        && metric(there) == metric(wanted)
 }
 
 /// An endpoint's default routes.

@@ -46,13 +46,10 @@ pub(crate) struct PoolGauge {
 
 impl Engine {
     /// Says that the packet filter was not as it should be, and is again.
-    pub(super) fn filter_repaired(&self, elements: usize) {
-        // The first look after the start has nothing to do with others.
-        if self.recovered {
-            let mut event = event("repair", crate::journal::FILTER);
-            event.attributes.insert("elements".into(), elements.to_string());
-            self.emit(event);
-        }
+    pub(super) fn filter_repaired(&self) {
+        let mut event = event("repair", crate::journal::FILTER);
+        event.attributes.insert("what".into(), "somebody else had changed the tables".into());
+        self.emit(event);
     }
 
     pub(super) fn gauges(&self) -> Gauges {

@@ -291,7 +291,7 @@ async fn relay(socket: UdpSocket, address: SocketAddr, table: Table, slots: Arc<
             }
         };
         // A container that is not listening says so; the client may try again.
-        let _ = inside.try_send(&datagram);
+        let _ = inside.send(&datagram).await;
     }
 }
 
@@ -308,11 +308,9 @@ async fn answer(inside: Rc<UdpSocket>, socket: Rc<UdpSocket>, client: SocketAddr
         let until = *heard.borrow() + IDLE;
         match tokio::time::timeout_at(until.into(), inside.readable()).await {
             Ok(Ok(())) => {
-                let sent = take(&inside, |s, buffer| {
-                    let length = s.try_recv(buffer)?;
-                    socket.try_send_to(&buffer[..length], client)
-                });
-                if sent.is_some() {
+                let received = take(&inside, |s, buffer| s.try_recv(buffer).map(|length| buffer[..length].to_vec()));
+                if let Some(datagram) = received {
+                    let _ = socket.send_to(&datagram, client).await;
                     *heard.borrow_mut() = Instant::now();
                 }
             }

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use rnet_api::{ApiError, ConnectRequest, ContainerNames};
 use rnet_dns::{Asker, Member, Zone};
-use rnet_model::{ContainerName, EndpointId, Engine as ContainerEngine, ExposedPort, NetworkId, SandboxId};
+use rnet_model::{
+    ContainerName, EndpointId, Engine as ContainerEngine, ExposedPort, NetworkId, NetworkSpec, NetworkType, SandboxId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
@@ -87,6 +89,10 @@ pub(super) struct Presented {
     /// Ports that are published or exposed.
     #[serde(default)]
     pub(super) services: Vec<ExposedPort>,
+}
+
+fn has_names(spec: &NetworkSpec) -> bool {
+    spec.dns.is_on() && spec.kind == NetworkType::Bridge
 }
 
 fn at_port(servers: &[IpAddr]) -> Vec<SocketAddr> {
@@ -178,8 +184,9 @@ impl Engine {
         Some(&self.sandboxes.get(id)?.record.presented)
     }
 
+    /// Lists of plugins may have names of their own.
     fn has_names(&self, network: NetworkId) -> bool {
-        self.networks.get(&network).is_some_and(|n| n.record.spec.dns.is_on())
+        self.networks.get(&network).is_some_and(|n| has_names(&n.record.spec))
     }
 
     /// Tells the name service what is visible to the namespace of an interface, or that it is not to be served.
@@ -222,7 +229,7 @@ impl Engine {
             forwards: at_port(&spec.dns_forward),
             internal: spec.internal,
         };
-        let on = spec.dns.is_on();
+        let on = has_names(spec);
         self.names.directory().set_zone(id, zone);
         for endpoint in self.named.on(id) {
             if !on {

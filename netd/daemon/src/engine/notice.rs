@@ -2,7 +2,7 @@
 //!
 //! A notification may be older than what it is about: the kernel is asked again before anything is touched.
 
-use rnet_kernel::{Event, LinkOp, LinkState, Links};
+use rnet_kernel::{Event, Filter as _, LinkOp, LinkState, Links};
 use rnet_model::IfName;
 
 use super::state::{BridgeRecord, Phase};
@@ -18,7 +18,10 @@ impl Engine {
                 self.link_gone(&name);
             }
             // Containers' addresses live elsewhere: these are rare, and one look covers all that came together.
-            Event::Address | Event::Filter => self.verify_soon(),
+            Event::Address => self.verify_soon(),
+            // What was changed from here is as it should be: reading all of it for each published port would take time.
+            Event::Filter if matches!(self.kernel.filter.touched(), Ok(false)) => {}
+            Event::Filter => self.verify_soon(),
             Event::RouteGone { index } => {
                 if self.bridge_index.values().any(|bridge| *bridge == index) {
                     self.routes_gone = true;

@@ -159,9 +159,16 @@ pub(super) fn elements(entry: &Entry, targets: &Targets, proxy: ProxyPorts) -> V
 }
 
 impl ContainerPorts {
+    /// Addresses under which it can reach its own published ports.
+    pub(super) fn itself(&self) -> impl Iterator<Item = IpAddr> {
+        let published = self.entries.iter().any(|e| e.held);
+        self.targets.behind_nat().filter(move |_| published)
+    }
+
     /// What the packet filter is told about all of them.
     pub(super) fn elements(&self, proxy: ProxyPorts) -> impl Iterator<Item = FilterChange> {
-        self.entries.iter().flat_map(move |entry| elements(entry, &self.targets, proxy))
+        let ports = self.entries.iter().flat_map(move |entry| elements(entry, &self.targets, proxy));
+        ports.chain(self.itself().map(FilterChange::Itself))
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rnet_api::{ApiError, Publication, PublishRequest, UnpublishRequest};
-use rnet_kernel::{Family, Filter, FilterChange, FlowFilter, Links, Published, Sysctls};
+use rnet_kernel::{Family, Filter, FilterChange, FlowFilter, LinkOp, Links, Published, Switch, Sysctls};
 use rnet_model::{
     ContainerRef, Engine as ContainerEngine, ExposedPort, Kind, PortRange, PortSpec, Protocol, PublishedPort,
 };
@@ -46,22 +46,22 @@ impl Engine {
     /// `rnet unpublish`: what is no longer published.
     pub(super) fn unpublish(&mut self, request: &UnpublishRequest) -> Result<Vec<Publication>, ApiError> {
         let owner = self.publishing(&request.container)?;
-        let Some(state) = self.published.containers.get(&owner) else { return Ok(Vec::new()) };
+        let state = self.published.containers.get(&owner);
+        let name = state.map_or(&owner.1, |c| &c.container);
+        let entries: &[Entry] = state.map_or(&[], |c| &c.entries);
         let mut gone = Vec::new();
         for spec in &request.ports {
             let is = |e: &&Entry| e.spec == *spec || e.port.to_string() == spec.to_string();
-            match state.entries.iter().find(is) {
+            match entries.iter().find(is) {
                 Some(entry) => gone.push(*entry),
                 None => {
-                    let text = format!("{spec} of {} is not published", state.container);
-                    return Err(
-                        ApiError::new(Kind::Missing, text).hint(format!("list what is: rnet port {}", state.container))
-                    );
+                    let text = format!("{spec} of {name} is not published");
+                    return Err(ApiError::new(Kind::Missing, text).hint(format!("list what is: rnet port {name}")));
                 }
             }
         }
         if request.ports.is_empty() {
-            gone.clone_from(&state.entries);
+            gone.extend_from_slice(entries);
         }
         self.withdraw(&owner, &gone)
     }
@@ -69,7 +69,13 @@ impl Engine {
     /// All publications, or those of one container.
     pub(super) fn publications(&self) -> Vec<Publication> {
         let all = self.published.containers.values();
-        all.flat_map(|c| c.entries.iter().map(|e| self.show_publication(c, e))).collect()
+        let mut all: Vec<Publication> =
+            all.flat_map(|c| c.entries.iter().map(|e| self.show_publication(c, e))).collect();
+        all.sort_by(|a, b| {
+            let key = |p: &Publication| (p.port.container_port, p.port.protocol, p.port.host_port, p.port.host);
+            (&a.container, &a.container_id, key(a)).cmp(&(&b.container, &b.container_id, key(b)))
+        });
+        all
     }
 
     /// Publications whose targets are on a network's bridge.
@@ -305,6 +311,7 @@ impl Engine {
     /// Makes fresh publications true: sockets, packet filter, run log.
     fn put_in_force(&mut self, fresh: &ContainerPorts) -> Result<(), ApiError> {
         self.open_loopback(fresh)?;
+        self.turn_back(fresh);
         let add: Vec<FilterChange> = fresh.elements(self.loopback.ports).collect();
         fail::point("publish.filter");
         self.ensure_filter()?;
@@ -323,6 +330,23 @@ impl Engine {
         fail::point("publish.commit.done");
         self.forget_flows(&add, &[]);
         Ok(())
+    }
+
+    /// Lets a container's bridge ports send back what came by them, or no longer. With br_netfilter in force a packet to
+    /// a published port of the own network is translated in the bridge and never leaves it; without it this changes
+    /// nothing.
+    fn turn_back(&mut self, c: &ContainerPorts) {
+        let on = if c.itself().next().is_some() { Switch::On } else { Switch::Off };
+        let live = |r: &&super::state::EndpointRecord| r.phase == Phase::Live && r.network.is_some();
+        let ports = self.of_container(c.owner.0, &c.owner.1).into_iter().filter(live);
+        let ops: Vec<LinkOp> = ports.map(|r| LinkOp::Hairpin(r.host_ifname.clone(), on)).collect();
+        let failed = match self.kernel.host.batch(&ops) {
+            Ok(faults) => faults.into_iter().next().map(|fault| fault.error),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            tracing::warn!(container = c.container, %error, "it may not reach its own published ports");
+        }
     }
 
     /// What ports on loopback need.
@@ -389,7 +413,10 @@ impl Engine {
         fail::point("unpublish.commit");
         self.log.remove_all(&keys).map_err(|e| store(&e))?;
         fail::point("unpublish.commit.done");
-        let remove: Vec<FilterChange> = gone.elements(self.loopback.ports).collect();
+        let mut remove: Vec<FilterChange> = gone.elements(self.loopback.ports).collect();
+        if gone.entries.len() < state.entries.len() {
+            remove.retain(|change| !matches!(change, FilterChange::Itself(_)));
+        }
         fail::point("unpublish.filter");
         if let Err(error) = self.kernel.filter.change(&[], &remove) {
             // They are no longer wanted, and go as soon as it works.
@@ -405,6 +432,9 @@ impl Engine {
                 self.published.containers.remove(owner);
                 self.admit_ports(Looked::Changed);
             }
+        }
+        if !self.published.containers.contains_key(owner) {
+            self.turn_back(&ContainerPorts { entries: Vec::new(), ..gone.clone() });
         }
         for entry in entries {
             let mut event = view::event("unpublish", gone.container.clone());
@@ -482,6 +512,7 @@ impl Engine {
             delta.remove.extend(before.iter().filter(|e| !new.contains(e)).cloned());
             self.lead(&state, true);
         }
+        self.turn_back(&state);
         self.published.containers.insert(owner.clone(), state);
     }
 

@@ -5,9 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{
-    Filter, FilterChange, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls,
-};
+use rnet_kernel::{Filter, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use rnet_plugins_builtin::port;
@@ -17,7 +15,7 @@ use serde_json::Value;
 use super::bridge::bridge_key;
 use super::clock::boot_seconds;
 use super::core::{SandboxState, endpoint_key, kernel};
-use super::network::{bridge_addresses, filter_elements, network_state};
+use super::network::{bridge_addresses, network_state};
 use super::state::{
     BridgeRecord, EndpointRecord, LinkRecord, MakingNetwork, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
 };
@@ -76,12 +74,7 @@ impl Engine {
         let proxy = of_prefix(&logged, "proxy/").into_iter().next().unwrap_or_default();
         self.recover_ports(of_prefix(&logged, "port/"), proxy);
         self.collect_garbage(&ours);
-        self.recovered = true;
-        if self.has_bridged()
-            && let Err(error) = self.verify_filter()
-        {
-            tracing::error!(error = error.chain(), "published ports may not be as they should");
-        }
+        self.recover_filter();
         self.kernel.leave();
         Ok(())
     }
@@ -276,29 +269,6 @@ impl Engine {
         if let Err(error) = self.kernel.filter.remove_base() {
             tracing::warn!(%error, "cannot remove the packet filter table");
         }
-    }
-
-    fn verify_filter(&mut self) -> Result<(), ApiError> {
-        self.filter_ready = false;
-        self.ensure_filter()?;
-        let fail = |e| kernel("cannot update the packet filter", &e);
-        let mut wanted: FilterState = self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
-        wanted.extend(self.port_elements());
-        let present = self.kernel.filter.state().map_err(fail)?;
-        let add: Vec<_> = wanted.difference(&present).cloned().collect();
-        // Until everything is known what an earlier run published stays.
-        let of_networks = |c: &&FilterChange| {
-            matches!(c, FilterChange::Device(..) | FilterChange::Masquerade(_) | FilterChange::Outbound(..))
-        };
-        let known = |c: &&FilterChange| self.recovered || of_networks(c);
-        let remove: Vec<_> = present.difference(&wanted).filter(known).cloned().collect();
-        if add.is_empty() && remove.is_empty() {
-            return Ok(());
-        }
-        self.kernel.filter.change(&add, &remove).map_err(fail)?;
-        self.forget_flows(&add, &remove);
-        self.filter_repaired(add.len() + remove.len());
-        Ok(())
     }
 
     fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {

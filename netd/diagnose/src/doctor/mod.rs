@@ -11,8 +11,11 @@ use rnet_kernel::Netns;
 pub use collect::{Ask, collect};
 pub use facts::*;
 
-/// All checks: name, and what it finds.
-const CHECKS: &[(&str, fn(&Facts) -> Vec<Finding>)] = &[
+/// A check: from the facts to what is wrong.
+type Check = fn(&Facts) -> Vec<Finding>;
+
+/// All checks by name.
+const CHECKS: &[(&str, Check)] = &[
     ("netd", checks::daemon::state),
     ("files", checks::daemon::files),
     ("kernel", checks::kernel::features),

@@ -313,6 +313,7 @@ fn walk_it(scene: &Scene, own: IpAddr, address: IpAddr) -> Result<(Walk, Option<
     let mut deadline = Instant::now() + LIMIT;
     loop {
         for event in tracer.read(LOOK).map_err(failed("cannot read packet traces"))? {
+            tracing::trace!(?event, "nf_tables");
             walk.take(&event, echo, &mut book);
         }
         let now = Instant::now();

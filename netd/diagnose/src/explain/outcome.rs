@@ -22,7 +22,7 @@ pub(super) struct Look<'a> {
 }
 
 /// The networks of the source.
-fn networks<'a>(scene: &'a Scene) -> impl Iterator<Item = &'a Network> {
+fn networks(scene: &Scene) -> impl Iterator<Item = &Network> {
     let on = |n: &Network, e: &Endpoint| e.network.as_ref() == Some(&n.spec.name);
     scene.networks.iter().filter(move |n| scene.source.endpoints.iter().any(|e| on(n, e)))
 }
@@ -44,11 +44,11 @@ pub(super) fn no_way(scene: &Scene, inside: &Place, address: IpAddr, error: &Ker
             .hint(format!("inside {name}: ip link set {} up", endpoint.ifname));
     }
     let why = match Errno::from_raw(error.errno) {
-        Errno::ENETUNREACH => "has no route to it",
-        Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL => "has a route that refuses it",
+        Errno::ENETUNREACH => "has no route to",
+        Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL => "has a route that refuses",
         _ => return End::new(PathOutcome::NoRoute, format!("{name}: {error}")),
     };
-    let end = End::new(PathOutcome::NoRoute, format!("{name} {why}: {address}"));
+    let end = End::new(PathOutcome::NoRoute, format!("{name} {why} {address}"));
     if let Some(internal) = networks(scene).find(|n| n.spec.internal) {
         let called = &internal.spec.name;
         return end.hint(format!(
@@ -87,7 +87,7 @@ impl Look<'_> {
         let to = self.walk.destination.0;
         let via = self.host_way().ok().and_then(|way| way.via).map(|via| format!(" via {via}")).unwrap_or_default();
         let owner = self.owner().map(|e| format!(", {} {}", e.container, e.ifname)).unwrap_or_default();
-        vec![hop("route", format!("leaves the host by {out}{via} to {to}{owner}"))]
+        vec![hop("route", format!("leaves by {out}{via} to {to}{owner}"))]
     }
 
     fn owner(&self) -> Option<&Endpoint> {
@@ -152,28 +152,42 @@ impl Look<'_> {
                 )),
             };
         }
-        match text {
-            t if t.contains("internal") => {
-                end.hint("the network is internal: nothing enters or leaves it; use a network without --internal")
+        end.hint(match (rule.chain.as_str(), text) {
+            (_, text) if text.contains("internal") => {
+                "the network is internal: nothing enters or leaves it; use a network without --internal".to_owned()
             }
-            t if t.contains("solated") || t.contains("another network") || t.contains("not on this bridge") => {
-                end.hint(self.isolated())
+            ("between" | "from_isolated", _) => self.isolated(),
+            ("between_quiet", _) => format!(
+                "icc is off on {}: its containers do not reach each other unless they are linked (--link), or: rnet network \
+                 edit NETWORK --icc on",
+                self.networks_of_source()
+            ),
+            (chain, _) if chain.starts_with("guard") => format!(
+                "{} sends from an address that is not its own; routers and labs connect with --allow-spoof",
+                self.scene.source.name
+            ),
+            (_, text) if text.contains("closed to everybody outside") => {
+                "containers are closed to the outside until a port is published (-p)".to_owned()
             }
-            t if t.contains("closed to everybody outside") => {
-                end.hint("containers are closed to the outside until a port is published (-p)")
-            }
-            _ => end.hint("the rule is one of rnet's: docs/ruleset.md says what it is for"),
+            _ => "the rule is one of rnet's: docs/ruleset.md says what it is for".to_owned(),
+        })
+    }
+
+    fn networks_of_source(&self) -> String {
+        let names: Vec<String> = networks(self.scene).map(|n| n.spec.name.to_string()).collect();
+        match names.is_empty() {
+            true => "no network".to_owned(),
+            false => format!("network {}", names.join(", ")),
         }
     }
 
     fn isolated(&self) -> String {
-        let from: Vec<String> = networks(self.scene).map(|n| n.spec.name.to_string()).collect();
         let to = self.owner().and_then(|e| e.network.as_ref()).map(ToString::to_string);
         let (name, to) = (&self.scene.source.name, to.unwrap_or_else(|| "NETWORK".to_owned()));
         format!(
-            "networks {} and {to} are isolated from each other; connect {name} to both: rnet network connect {to} {name}; \
+            "{} and network {to} are isolated from each other; connect {name} to both: rnet network connect {to} {name}; \
              or make both with --isolate off",
-            from.join(", ")
+            self.networks_of_source()
         )
     }
 
@@ -272,6 +286,32 @@ impl Look<'_> {
         }
     }
 
+    /// The packet came to the bridge and left it by no port.
+    fn no_port(&self) -> End {
+        let to = self.destination();
+        let Some((owner, port)) = self.owner().and_then(|e| Some((e, e.host_ifname.as_ref()?))) else {
+            return End::new(PathOutcome::NoNeighbour, format!("no port of the bridge leads to {to}"))
+                .hint("no interface there has that address, or its port is down");
+        };
+        let (name, ifname) = (&owner.container, &owner.ifname);
+        match self.host.named(port.as_str()) {
+            None => {
+                End::new(PathOutcome::InterfaceDown, format!("{port}, the host's end of {ifname} of {name}, is gone"))
+                    .hint("netd repairs it when it runs: see rnet doctor and netd's log")
+            }
+            Some(link) if !link.up => {
+                End::new(PathOutcome::InterfaceDown, format!("{port}, the port of {name}, is down"))
+                    .hint(format!("ip link set {port} up"))
+            }
+            Some(link) if !link.carrier => End::new(PathOutcome::InterfaceDown, format!("{ifname} of {name} is down"))
+                .hint(format!("inside {name}: ip link set {ifname} up")),
+            Some(_) => {
+                End::new(PathOutcome::Dropped, format!("the bridge does not pass the packet on to {port} of {name}"))
+                    .hint("isolated ports, VLANs or a bridge port that does not forward yet: bridge -d link")
+            }
+        }
+    }
+
     /// Nothing came back.
     fn silent(&mut self) -> End {
         if let Some(end) = self.no_neighbour() {
@@ -280,15 +320,15 @@ impl Look<'_> {
         let to = self.destination();
         let name = &self.scene.source.name;
         if !self.walk.seen_by_host && self.scene.source.netns != self.scene.host && self.way.kind != WayKind::Local {
-            return End::new(
-                PathOutcome::Unanswered,
-                format!("no answer; the host's packet filter has not seen the packet"),
-            )
-            .hint(format!(
-                "it was dropped inside {name}, or its interface does not lead through the host: capture it"
-            ));
+            return End::new(PathOutcome::Unanswered, "no answer; the host's packet filter has not seen the packet")
+                .hint(format!(
+                    "it was dropped inside {name}, or its interface does not lead through the host: capture it"
+                ));
         }
         if self.walk.seen_by_host && !self.walk.decided {
+            if self.way.via.is_none() && self.scene.source.netns != self.scene.host {
+                return self.no_port();
+            }
             return self.host_fault().unwrap_or_else(|| {
                 End::new(PathOutcome::NoRoute, format!("the host drops the packet where it looks for a route to {to}"))
                     .hint("rp_filter or a source address that does not belong to the device: see rnet doctor")

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rnet_api::Transport;
@@ -11,6 +12,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::echo::{Echo, Heard};
+
+/// Echo requests so far.
+static ECHOES: AtomicU16 = AtomicU16::new(1);
 
 /// A socket that is bound and has sent nothing yet.
 #[derive(Debug)]
@@ -41,8 +45,9 @@ impl Probe {
     /// Binds a socket in `ns` to `source`.
     pub(crate) fn open(ns: &Netns, transport: Transport, source: IpAddr, to: SocketAddr) -> io::Result<Self> {
         if transport == Transport::Icmp {
+            // Another identity each time: a connection that is still tracked would not be translated anew.
             let own = rustix::process::getpid().as_raw_nonzero().get().to_ne_bytes();
-            let own = u16::from_ne_bytes([own[0], own[1]]) ^ 0x8000;
+            let own = u16::from_ne_bytes([own[0], own[1]]).wrapping_add(ECHOES.fetch_add(1, Ordering::Relaxed));
             return Ok(Probe { socket: Socket::Icmp(Echo::open(ns, source)?), to, own });
         }
         let family = if source.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };

@@ -61,7 +61,7 @@ pub(crate) struct Walk {
     pub(crate) stop: Option<(Direction, RuleRef)>,
     /// Destination of the packet that was sent, after translation, and its port.
     pub(crate) destination: (IpAddr, Option<u16>),
-    /// Source address the answers go to, when it is another than that of the flow.
+    /// Source address it left with, when it is another than that of the flow.
     pub(crate) translated_source: Option<IpAddr>,
     /// Whether the host has seen the packet at all.
     pub(crate) seen_by_host: bool,
@@ -69,6 +69,8 @@ pub(crate) struct Walk {
     pub(crate) decided: bool,
     /// ifindex of the last device it left by.
     pub(crate) left_by: Option<u32>,
+    /// Whether that is a port of a bridge.
+    bridged: bool,
     /// Whether it was for the host itself.
     pub(crate) to_host: bool,
     /// Whether an answer was seen.
@@ -88,6 +90,7 @@ impl Walk {
             seen_by_host: false,
             decided: false,
             left_by: None,
+            bridged: false,
             to_host: false,
             answered: false,
         }
@@ -95,13 +98,24 @@ impl Walk {
 
     /// Which way a packet goes; `None` when it is of another flow.
     fn direction(&self, packet: &TracedPacket, echo: Option<u16>) -> Option<Direction> {
-        let sent = packet.source == self.flow.source && packet.protocol == self.flow.protocol;
-        match (self.flow.ports, packet.ports) {
-            (Some((own, _)), Some((source, _))) if sent && source == own => Some(Direction::Sent),
-            (None, Some((identity, _))) if echo.is_some_and(|echo| echo != identity) => None,
-            (None, _) if sent && packet.source != packet.destination => Some(Direction::Sent),
-            _ => Some(Direction::Answer),
+        if self.flow.ports.is_none()
+            && let (Some(echo), Some((identity, _))) = (echo, packet.ports)
+            && echo != identity
+        {
+            return None;
         }
+        let (source, destination) = match (self.flow.ports, packet.ports) {
+            (Some((own, _)), Some((source, destination))) => {
+                (source == own, self.destination.1.is_none_or(|port| port == destination))
+            }
+            (Some(_), None) => (false, false),
+            (None, _) => (packet.source != packet.destination, packet.source != packet.destination),
+        };
+        // Behind source translation only the destination tells.
+        let sent = (packet.source == self.flow.source && source)
+            || (packet.destination == self.destination.0 && packet.source != self.destination.0 && destination);
+        let sent = sent && packet.protocol == self.flow.protocol;
+        Some(if sent { Direction::Sent } else { Direction::Answer })
     }
 
     /// Takes one report. `echo` is the identity of the echo request, for ICMP.
@@ -134,28 +148,28 @@ impl Walk {
     /// What a report says about the packet itself.
     fn notice(&mut self, direction: Direction, packet: &TracedPacket, event: &TraceEvent) {
         if direction == Direction::Answer {
-            let first = !self.answered;
             self.answered = true;
-            if first && packet.protocol == self.flow.protocol && packet.destination != self.flow.source {
-                self.translated_source = Some(packet.destination);
-                self.hop(
-                    direction,
-                    "nat",
-                    format!("the answer comes to {}, the address it left with", packet.destination),
-                );
-            }
             return;
         }
         self.seen_by_host = true;
-        let now = (packet.destination, self.flow.ports.and_then(|_| packet.ports).map(|(_, port)| port));
+        let now = (packet.destination, self.flow.ports.and(packet.ports).map(|(_, port)| port));
         if now != self.destination && self.flow.ports.is_some() == now.1.is_some() {
             self.destination = now;
             let port = now.1.map(|port| format!(" port {port}")).unwrap_or_default();
             self.hop(direction, "nat", format!("the destination is {}{port} from here on", now.0));
         }
+        if packet.source != self.flow.source && self.translated_source != Some(packet.source) {
+            self.translated_source = Some(packet.source);
+            self.hop(direction, "nat", format!("the source is {} from here on", packet.source));
+        }
         match event.passed() {
             Some(Passed::ToHost) => (self.decided, self.to_host) = (true, true),
-            Some(Passed::Out | Passed::BridgeOut) => (self.decided, self.left_by) = (true, event.output),
+            Some(Passed::BridgeOut) => {
+                (self.decided, self.left_by, self.bridged) = (true, event.output, true);
+            }
+            // With br_netfilter a frame passes this after its port is known.
+            Some(Passed::Out) if self.bridged => {}
+            Some(Passed::Out) => (self.decided, self.left_by) = (true, event.output),
             Some(Passed::BridgeToHost) | None => {}
         }
     }

@@ -15,10 +15,8 @@ pub enum FilterSet {
     Isolated,
     /// Bridges nothing may enter or leave (ifname).
     Internal,
-    /// IPv4 source prefixes that are masqueraded on the way out of any device not in `Networks`.
-    Masquerade4,
-    /// The same for IPv6.
-    Masquerade6,
+    /// Bridges whose ports are quiet ([`FilterChange::Quiet`]): nor do they meet by way of the host (ifname).
+    Apart,
 }
 
 /// One fact about the networks and endpoints of the host that the packet filter acts on.
@@ -32,12 +30,14 @@ pub enum FilterChange {
     Outbound(Subnet, IpAddr),
     /// A port of this host leads to a container.
     Published(Published),
-    /// A port on loopback leads to a proxy on the same loopback address.
+    /// A port on loopback leads to a proxy.
     Redirected(Redirected),
     /// A port of a container may be reached from outside.
     Opened(Opened),
-    /// The host's firewall drops what comes in, IPv4 (`true`) or IPv6: published and opened ports are closed to
-    /// everything but rnet's networks for this family.
+    /// A container with published ports: what it sends to itself by way of the host comes back by way of the host.
+    Itself(IpAddr),
+    /// The host's firewall drops what comes in, IPv4 (`true`) or IPv6: published ports are closed to everything but the
+    /// host itself and rnet's networks for this family.
     HostDrops(bool),
     /// What a bridge port may send.
     Guard(Guard),
@@ -48,7 +48,8 @@ pub enum FilterChange {
 }
 
 /// A port of this host that leads to a port of a container: for destinations that are addresses of this host, whoever
-/// asks.
+/// asks. There is one for each protocol, address and port: a second one is refused (EBUSY) unless the first goes in the
+/// same change, and removing it removes it whatever its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Published {
     /// Transport protocol.
@@ -61,7 +62,8 @@ pub struct Published {
     pub target: SocketAddr,
 }
 
-/// A port on loopback, for this host's own connections alone, that leads to a proxy listening there.
+/// A port on loopback, for this host's own connections alone, that leads to a proxy listening on 127.0.0.1 or ::1.
+/// One for each protocol, address and port, as with [`Published`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Redirected {
     /// Transport protocol.
@@ -70,7 +72,7 @@ pub struct Redirected {
     pub host: IpAddr,
     /// Port that is asked for.
     pub port: u16,
-    /// Port of the proxy on the same address.
+    /// Port of the proxy.
     pub proxy: u16,
 }
 
@@ -108,15 +110,29 @@ pub struct Linked {
     pub port: u16,
 }
 
+impl Guard {
+    /// The guard in its one form: addresses in order, without the one that follows from the hardware address.
+    pub fn new(port: IfName, mac: MacAddr, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let automatic = mac.link_local().ip();
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().filter(|address| *address != automatic).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Guard { port, mac, addresses }
+    }
+}
+
 impl FilterSet {
+    /// All of them.
+    pub(super) const ALL: [FilterSet; 4] =
+        [FilterSet::Networks, FilterSet::Isolated, FilterSet::Internal, FilterSet::Apart];
+
     /// Name of the set in the table.
     pub fn name(self) -> &'static str {
         match self {
             FilterSet::Networks => "networks",
             FilterSet::Isolated => "isolated",
             FilterSet::Internal => "internal_only",
-            FilterSet::Masquerade4 => "masquerade4",
-            FilterSet::Masquerade6 => "masquerade6",
+            FilterSet::Apart => "apart",
         }
     }
 }
@@ -134,6 +150,7 @@ impl fmt::Display for FilterChange {
                 write!(f, "redirect {} to {} port {}", SocketAddr::new(it.host, it.port), it.protocol, it.proxy)
             }
             FilterChange::Opened(it) => write!(f, "open {} {}", it.protocol, it.target),
+            FilterChange::Itself(address) => write!(f, "answer {address} itself"),
             FilterChange::HostDrops(true) => f.write_str("the host drops ip"),
             FilterChange::HostDrops(false) => f.write_str("the host drops ip6"),
             FilterChange::Guard(Guard { port, mac, addresses }) => {

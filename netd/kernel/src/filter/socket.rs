@@ -10,19 +10,21 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::wire::{self, Element, Message, Messages, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Verdict};
+use super::wire::{self, Message, Messages, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Verdict};
 use crate::KernelError;
 
 /// Repeats of a dump that was changed under.
 const DUMP_TRIES: u32 = 16;
 /// The kernel fills dump answers up to 32 KiB.
 const RECEIVE_BYTES: usize = 64 * 1024;
-const BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Room for a transaction with some hundred thousand elements; nothing is taken before it is needed.
+const BUFFER_BYTES: usize = 16 * 1024 * 1024;
 
 /// An open socket, tied to the namespace it was opened in.
 pub(crate) struct NftSocket {
     socket: Socket,
     next: u32,
+    port: u32,
     buffer: Vec<u8>,
 }
 
@@ -72,7 +74,7 @@ impl NftSocket {
     /// Opens the socket in the calling thread's network namespace.
     pub(crate) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         // A transaction must fit into the send buffer. FORCE needs CAP_NET_ADMIN in the first user namespace; without
@@ -83,7 +85,7 @@ impl NftSocket {
         if setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
             setsockopt(&socket.as_fd(), sockopt::RcvBuf, &BUFFER_BYTES)?;
         }
-        Ok(NftSocket { socket, next: 1, buffer: Vec::with_capacity(RECEIVE_BYTES) })
+        Ok(NftSocket { socket, next: 1, port, buffer: Vec::with_capacity(RECEIVE_BYTES) })
     }
 
     /// A fresh message buffer whose sequence numbers no earlier answer can carry.
@@ -155,12 +157,12 @@ impl NftSocket {
         answer
     }
 
-    /// Reads all elements of a set; repeats when the ruleset changed meanwhile or answers were lost.
-    pub(super) fn dump(&mut self, table: &str, set: &str) -> Result<Vec<Element>, Refusal> {
-        self.dump_with(|request| request.dump(table, set), |message, all| all.extend(message.elements()))
+    /// The socket's netlink port, by which the kernel knows the owner of a table.
+    pub(super) fn port(&self) -> u32 {
+        self.port
     }
 
-    /// Makes any dump in the same way: `ask` builds the request, `read` takes an answer apart.
+    /// Makes a dump, again when the ruleset changed meanwhile or answers were lost: `ask` builds the request, `read` takes an answer apart.
     pub(crate) fn dump_with<T>(
         &mut self,
         ask: impl Fn(&mut Messages),

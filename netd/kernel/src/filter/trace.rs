@@ -387,10 +387,11 @@ fn event(message: &Message<'_>) -> Option<TraceEvent> {
     let (step, verdict) = match number(4)? {
         1 => (TraceStep::Policy, verdict(number(16)?.cast_signed(), None)),
         2 => (TraceStep::Return, nested_verdict(find(5))),
-        3 => {
-            let handle = u64::from_be_bytes(find(3)?.get(..8)?.try_into().ok()?);
-            (TraceStep::Rule(handle), nested_verdict(find(5)))
-        }
+        // At the end of a chain the kernel reports the place behind the last rule, which has no handle.
+        3 => match find(3).and_then(|handle| Some(u64::from_be_bytes(handle.get(..8)?.try_into().ok()?))) {
+            Some(handle) => (TraceStep::Rule(handle), nested_verdict(find(5))),
+            None => (TraceStep::Return, nested_verdict(find(5))),
+        },
         _ => return None,
     };
     Some(TraceEvent {

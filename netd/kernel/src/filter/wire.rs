@@ -7,8 +7,6 @@
 const SUBSYS: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-/// `NFPROTO_INET`.
-const INET: u8 = 1;
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x01;
 pub(crate) const NLM_F_ACK: u16 = 0x04;
@@ -53,51 +51,6 @@ pub(super) enum Verb {
     GetGen = 16,
 }
 
-/// Names inside a table, by the attribute that carries the name.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Object<'a> {
-    Table,
-    Chain(&'a str),
-    Set(&'a str),
-}
-
-/// The key of a set element, up to two 16 byte fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    bytes: [u8; 32],
-    len: usize,
-}
-
-impl Key {
-    pub(super) fn new(parts: &[&[u8]]) -> Self {
-        let mut key = Key { bytes: [0; 32], len: 0 };
-        for part in parts {
-            key.bytes[key.len..key.len + part.len()].copy_from_slice(part);
-            key.len += part.len();
-        }
-        key
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-/// One element as it is on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Element {
-    pub(super) key: Key,
-    pub(super) edge: Edge,
-}
-
-/// Which side of an interval a key is; a key of a set without intervals is a `Start`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Edge {
-    /// First key behind an interval. Sorts first: where two intervals touch, one ends before the other begins.
-    End,
-    Start,
-}
-
 /// A growing buffer of messages with consecutive sequence numbers.
 #[derive(Debug)]
 pub(crate) struct Messages {
@@ -131,62 +84,10 @@ impl Messages {
         self.close(at);
     }
 
-    /// A request for one object, or in a transaction its removal.
-    pub(super) fn object(&mut self, verb: Verb, table: &str, object: Object<'_>) {
-        let at = self.open(SUBSYS | verb as u16, NLM_F_REQUEST, INET, 0);
-        self.string(1, table);
-        match object {
-            Object::Table => {}
-            Object::Chain(name) => self.string(3, name),
-            Object::Set(name) => self.string(2, name),
-        }
-        self.close(at);
-    }
-
     /// Asks for the generation of the namespace's ruleset.
     pub(super) fn generation(&mut self) {
         let at = self.open(SUBSYS | Verb::GetGen as u16, NLM_F_REQUEST, 0, 0);
         self.close(at);
-    }
-
-    /// Asks for all elements of a set.
-    pub(super) fn dump(&mut self, table: &str, set: &str) {
-        let at = self.open(SUBSYS | Verb::GetSetElem as u16, NLM_F_REQUEST | NLM_F_DUMP, INET, 0);
-        self.string(1, table);
-        self.string(2, set);
-        self.close(at);
-    }
-
-    /// Adds or removes elements, in as many messages as they need.
-    pub(super) fn elements(&mut self, verb: Verb, table: &str, set: &str, elements: &[Element]) {
-        let flags = if verb == Verb::NewSetElem { NLM_F_REQUEST | NLM_F_CREATE } else { NLM_F_REQUEST };
-        let mut rest = elements;
-        while !rest.is_empty() {
-            let at = self.open(SUBSYS | verb as u16, flags, INET, 0);
-            self.string(1, table);
-            self.string(2, set);
-            let list = self.nest(3);
-            while let Some((element, tail)) = rest.split_first() {
-                if self.bytes.len() - list > LIST_LIMIT {
-                    break;
-                }
-                self.element(element);
-                rest = tail;
-            }
-            self.close_nest(list);
-            self.close(at);
-        }
-    }
-
-    fn element(&mut self, element: &Element) {
-        let item = self.nest(1);
-        if element.edge == Edge::End {
-            self.attr(3, &ELEM_INTERVAL_END.to_be_bytes());
-        }
-        let key = self.nest(1);
-        self.attr(1, element.key.bytes());
-        self.close_nest(key);
-        self.close_nest(item);
     }
 
     /// Starts a message of nf_tables about a table of any family; [`Messages::close`] ends it.
@@ -323,19 +224,6 @@ impl<'a> Message<'a> {
         }
         Verdict { seq: self.seq, errno: code.saturating_neg(), text }
     }
-
-    /// Elements of a `NFT_MSG_NEWSETELEM`; elements without a plain key (the catch-all one) are not rnet's and left out.
-    pub(super) fn elements(&self) -> impl Iterator<Item = Element> + use<'a> {
-        self.attributes().filter(|(kind, _)| *kind == 3).flat_map(|(_, list)| attributes(list)).filter_map(
-            |(_, item)| {
-                let find = |wanted: u16| attributes(item).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-                let (_, key) = attributes(find(1)?).find(|(kind, _)| *kind == 1)?;
-                let flags = find(3).and_then(u32_be).unwrap_or(0);
-                let edge = if flags & ELEM_INTERVAL_END != 0 { Edge::End } else { Edge::Start };
-                (key.len() <= 32).then(|| Element { key: Key::new(&[key]), edge })
-            },
-        )
-    }
 }
 
 pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
@@ -370,25 +258,6 @@ fn u16_ne(bytes: &[u8], at: usize) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A transaction as `nft --debug=mnl` shows it: begin, one element of one set, end.
-    #[test]
-    fn a_transaction_byte_for_byte() {
-        let mut batch = Messages::new(7);
-        batch.begin(Some(0x0102_0304));
-        let element = Element { key: Key::new(&[&[10, 0, 0, 1]]), edge: Edge::End };
-        batch.elements(Verb::NewSetElem, "t", "s", &[element]);
-        batch.end();
-        #[rustfmt::skip]
-        let expected: &[u8] = &[
-            28, 0, 0, 0, 0x10, 0, 0x01, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 8, 0, 1, 0, 1, 2, 3, 4,
-            64, 0, 0, 0, 12, 10, 0x05, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
-            6, 0, 1, 0, b't', 0, 0, 0, 6, 0, 2, 0, b's', 0, 0, 0,
-            28, 0, 3, 0x80, 24, 0, 1, 0x80, 8, 0, 3, 0, 0, 0, 0, 1, 12, 0, 1, 0x80, 8, 0, 1, 0, 10, 0, 0, 1,
-            20, 0, 0, 0, 0x11, 0, 0x01, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10,
-        ];
-        assert_eq!(batch.bytes(), expected);
-    }
 
     #[test]
     fn cut_or_wrong_lengths_end_the_walk() {

@@ -76,7 +76,8 @@ fn ports_move_to_the_network_that_gets_the_default_route() {
         assert_eq!(targets(), serde_json::json!(["10.9.0.5", "fd09::5"]));
         bed.host.rnet("network disconnect blue web").ok();
         assert_eq!(targets(), serde_json::json!(["10.8.0.5"]));
-        assert_eq!(bed.peer.netns.ask(HOST, 8080).as_deref(), Ok("web"));
+        // The interface on the other network goes a moment after the answer, and its routes with it.
+        wait_for("the port to answer", SOON, || bed.peer.netns.ask(HOST, 8080).as_deref() == Ok("web"));
         assert_eq!(bed.host.netns.ask("::1", 8080).as_deref(), Ok("web"));
         bed.host.rnet("detach web --all").ok();
         assert!(listed(&bed).is_empty(), "without an interface there is nothing to publish");

@@ -123,6 +123,7 @@ fn one_address_of_the_host() {
         assert_eq!(foreign.code, 2);
         assert!(foreign.err.contains("192.168.115.9 is no address of this host"), "{}", foreign.err);
         assert!(foreign.err.contains("192.168.115.2, 192.168.115.3"), "{}", foreign.err);
+        bed.host.ip("address del 192.168.115.3/24 dev eth0");
     });
 }
 

@@ -20,6 +20,10 @@ pub enum Place {
 pub enum Change {
     /// A table is there.
     EnsureTable(Table),
+    /// A table is there and belongs to this socket (`flags owner, persist`, kernel 6.9): nobody else changes it, and
+    /// it outlives the socket. One that has no owner any more is adopted. An older kernel refuses it (EOPNOTSUPP,
+    /// EINVAL), as any kernel does for a table without these flags.
+    OwnTable(Table),
     /// A table is gone with all in it.
     DestroyTable(Table),
     /// A chain is there; one of other hook or priority is refused (EEXIST, EBUSY).

@@ -1,5 +1,7 @@
 //! [`NfTables`]: commits changes and reads what is there.
 
+use std::borrow::Cow;
+
 use super::encode::{self, Wrong};
 use super::{Base, Change, Changes, Element, Family, Field, Set, Table, decode};
 use crate::filter::socket::{NftSocket, Refusal};
@@ -93,41 +95,21 @@ impl NfTables {
     }
 
     fn send(&mut self, list: &[Change], absent: &[Question], generation: Option<u32>) -> Result<(), KernelError> {
-        let mut batch = self.socket.messages();
-        batch.begin(generation);
-        let empty = batch.next_seq();
-        let mut starts = Vec::with_capacity(list.len());
+        let mut left = Vec::with_capacity(list.len());
         for (index, change) in list.iter().enumerate() {
-            starts.push((batch.next_seq(), change));
             let gone = absent.iter().filter(|question| question.change == index);
             match change {
                 Change::DestroyElements(table, set, elements) => {
                     let gone: std::collections::HashSet<usize> = gone.map(|question| question.element).collect();
-                    let there: Vec<Element> = elements
-                        .iter()
-                        .enumerate()
-                        .filter(|(at, _)| !gone.contains(at))
-                        .map(|(_, element)| element.clone())
-                        .collect();
-                    encode::elements(&mut batch, Verb::DelSetElem, table, set, &there)
+                    let there = elements.iter().enumerate().filter(|(at, _)| !gone.contains(at));
+                    let there: Vec<Element> = there.map(|(_, element)| element.clone()).collect();
+                    left.push(Cow::Owned(Change::DestroyElements(table.clone(), set.clone(), there)));
                 }
-                _ if gone.count() > 0 => Ok(()),
-                _ => encode::change(&mut batch, change),
+                _ if gone.count() > 0 => {}
+                _ => left.push(Cow::Borrowed(change)),
             }
-            .map_err(|wrong| invalid(change, wrong))?;
         }
-        if batch.next_seq() == empty {
-            return Ok(());
-        }
-        self.socket.commit(batch).map_err(|refusal| {
-            let operation = match &refusal {
-                Refusal::Kernel(verdict) if verdict.errno != ERESTART => {
-                    starts.iter().rev().find(|(seq, _)| *seq <= verdict.seq).map(|(_, change)| change.to_string())
-                }
-                _ => None,
-            };
-            refusal.into_error(operation.unwrap_or_else(|| "change nf_tables".to_owned()))
-        })
+        transact(&mut self.socket, left.iter().map(AsRef::as_ref), generation)
     }
 
     /// Which of the things asked for are not there.
@@ -271,12 +253,8 @@ impl NfTables {
     /// # Errors
     /// What the kernel said: ENOENT when the set is not there.
     pub fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, KernelError> {
-        let dumped = self.socket.dump_with(
-            |request| dump_elements(request, table, &set.name),
-            |message, all| all.extend(decode::halves(&message, set)),
-        );
-        let halves = dumped.map_err(|refusal| refusal.into_error(format!("list set {table} {}", set.name)))?;
-        Ok(decode::whole(halves, set))
+        let read = read_elements(&mut self.socket, table, set);
+        read.map_err(|refusal| refusal.into_error(format!("list set {table} {}", set.name)))
     }
 
     /// Whether a set has any element, in a time that does not grow with the set.
@@ -316,6 +294,57 @@ impl NfTables {
     }
 }
 
+/// Sends changes as one transaction, without asking before what is there: to remove what is not there is refused.
+pub(in crate::filter) fn transact<'a>(
+    socket: &mut NftSocket,
+    list: impl Iterator<Item = &'a Change>,
+    generation: Option<u32>,
+) -> Result<(), KernelError> {
+    let mut batch = socket.messages();
+    batch.begin(generation);
+    let empty = batch.next_seq();
+    let mut starts = Vec::new();
+    for change in list {
+        starts.push((batch.next_seq(), change));
+        encode::change(&mut batch, change).map_err(|wrong| invalid(change, wrong))?;
+    }
+    if batch.next_seq() == empty {
+        return Ok(());
+    }
+    socket.commit(batch).map_err(|refusal| {
+        let operation = match &refusal {
+            Refusal::Kernel(verdict) if verdict.errno != ERESTART => {
+                starts.iter().rev().find(|(seq, _)| *seq <= verdict.seq).map(|(_, change)| short(change.to_string()))
+            }
+            _ => None,
+        };
+        refusal.into_error(operation.unwrap_or_else(|| "change nf_tables".to_owned()))
+    })
+}
+
+/// Words of an error, of which thousands of elements make none.
+fn short(mut text: String) -> String {
+    const ENOUGH: usize = 400;
+    if let Some((end, _)) = text.char_indices().nth(ENOUGH) {
+        text.truncate(end);
+        text.push_str(" ...");
+    }
+    text
+}
+
+/// All elements of a set, whoever asks.
+pub(in crate::filter) fn read_elements(
+    socket: &mut NftSocket,
+    table: &Table,
+    set: &Set,
+) -> Result<Vec<Element>, Refusal> {
+    let dumped = socket.dump_with(
+        |request| dump_elements(request, table, &set.name),
+        |message, all| all.extend(decode::halves(&message, set)),
+    );
+    Ok(decode::whole(dumped?, set))
+}
+
 /// Opens a socket in the namespace, without a thread when the caller is in it.
 fn socket(ns: &Netns) -> Result<NftSocket, KernelError> {
     let opened = if Netns::current()? == *ns { NftSocket::open() } else { ns.run(NftSocket::open)? };
@@ -329,7 +358,7 @@ fn dump_elements(request: &mut Messages, table: &Table, set: &str) {
 }
 
 fn invalid(what: &dyn std::fmt::Display, wrong: Wrong) -> KernelError {
-    KernelError { errno: libc::EINVAL, ..KernelError::text(what.to_string(), wrong) }
+    KernelError { errno: libc::EINVAL, ..KernelError::text(short(what.to_string()), wrong) }
 }
 
 /// What has to be asked before: kernels before 6.3 have no request that forgives absence. What an earlier change of

@@ -208,6 +208,7 @@ fn fields(bytes: &[u8], types: &[KeyType]) -> Option<Vec<Field>> {
                 KeyType::InetService => Field::Port(u16::from_be_bytes(value.try_into().ok()?)),
                 KeyType::Ifname => Field::Ifname(c_string(value).parse().ok()?),
                 KeyType::Mark => Field::Mark(u32::from_ne_bytes(value.try_into().ok()?)),
+                KeyType::Nfproto => Field::Byte(*value.first()?),
                 KeyType::EtherAddr => Field::Ether(value.try_into().ok()?),
             })
         })

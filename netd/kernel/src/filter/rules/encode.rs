@@ -16,6 +16,9 @@ const NAME_BYTES: usize = 255;
 const COMMENT_BYTES: usize = 127;
 const KEY_BYTES: usize = 64;
 
+/// `enum nft_table_flags`.
+const TABLE_OWNER: u32 = 2;
+pub(in crate::filter) const TABLE_PERSIST: u32 = 4;
 /// `enum nft_set_flags`.
 const SET_INTERVAL: u32 = 4;
 const SET_MAP: u32 = 8;
@@ -30,6 +33,7 @@ const COMMENT: u8 = 0;
 pub(in crate::filter) fn change(out: &mut Messages, change: &Change) -> Result<(), Wrong> {
     match change {
         Change::EnsureTable(t) => plain(out, Verb::NewTable, NLM_F_CREATE, t, None),
+        Change::OwnTable(t) => own_table(out, t),
         Change::DestroyTable(t) => plain(out, Verb::DelTable, 0, t, None),
         Change::EnsureChain(t, c) => chain(out, t, c),
         Change::FlushChain(t, c) => plain(out, Verb::DelRule, 0, t, Some((2, c))),
@@ -45,7 +49,7 @@ pub(in crate::filter) fn change(out: &mut Messages, change: &Change) -> Result<(
 }
 
 /// A message about a table, or about one object in it by the attribute of its name.
-pub(super) fn plain(
+pub(in crate::filter) fn plain(
     out: &mut Messages,
     verb: Verb,
     flags: u16,
@@ -56,6 +60,13 @@ pub(super) fn plain(
     if let Some((kind, name)) = object {
         out.string(kind, checked(name)?);
     }
+    out.close(at);
+    Ok(())
+}
+
+fn own_table(out: &mut Messages, table: &Table) -> Result<(), Wrong> {
+    let at = about(out, Verb::NewTable, NLM_F_CREATE, table)?;
+    out.number(2, TABLE_OWNER | TABLE_PERSIST);
     out.close(at);
     Ok(())
 }
@@ -154,7 +165,7 @@ fn set(out: &mut Messages, table: &Table, set: &Set) -> Result<(), Wrong> {
     out.number(10, id);
     // Byte order of a single field, by which nft(8) reads keys: 1 host, 2 network, 0 a concatenation.
     let order: u32 = match set.key.as_slice() {
-        [KeyType::Ifname | KeyType::Mark] => 1,
+        [KeyType::Ifname | KeyType::Mark | KeyType::Nfproto] => 1,
         [_] => 2,
         _ => 0,
     };
@@ -189,7 +200,7 @@ fn rule(out: &mut Messages, table: &Table, rule: &Rule, place: Place) -> Result<
 }
 
 /// Adds, removes or asks for elements, in as many messages as they need.
-pub(super) fn elements(
+pub(in crate::filter) fn elements(
     out: &mut Messages,
     verb: Verb,
     table: &Table,
@@ -310,6 +321,11 @@ pub(super) fn fields(values: &[Field], types: &[KeyType]) -> Result<Vec<u8>, Wro
     Ok(bytes)
 }
 
+/// Bytes of a set's keys, as the kernel counts them.
+pub(in crate::filter) fn key_bytes(set: &Set) -> u32 {
+    narrow(size(&set.key))
+}
+
 /// Bytes of a key of these fields.
 pub(super) fn size(types: &[KeyType]) -> usize {
     match types {
@@ -322,6 +338,7 @@ pub(super) fn size(types: &[KeyType]) -> usize {
 fn type_id(types: &[KeyType]) -> u32 {
     types.iter().fold(0, |id, kind| {
         let one = match kind {
+            KeyType::Nfproto => 2,
             KeyType::Ipv4Addr => 7,
             KeyType::Ipv6Addr => 8,
             KeyType::EtherAddr => 9,
@@ -374,7 +391,7 @@ impl KeyType {
         match self {
             KeyType::Ipv4Addr | KeyType::Mark => 4,
             KeyType::Ipv6Addr | KeyType::Ifname => 16,
-            KeyType::InetProto => 1,
+            KeyType::InetProto | KeyType::Nfproto => 1,
             KeyType::InetService => 2,
             KeyType::EtherAddr => 6,
         }
@@ -391,7 +408,8 @@ impl Field {
             Field::Ifname(_) => KeyType::Ifname,
             Field::Mark(_) => KeyType::Mark,
             Field::Ether(_) => KeyType::EtherAddr,
-            Field::EtherType(_) | Field::Byte(_) => return None,
+            Field::Byte(_) => KeyType::Nfproto,
+            Field::EtherType(_) | Field::Short(_) => return None,
         })
     }
 
@@ -400,7 +418,7 @@ impl Field {
             Field::Ipv4(a) => out.extend_from_slice(&a.octets()),
             Field::Ipv6(a) => out.extend_from_slice(&a.octets()),
             Field::Proto(n) | Field::Byte(n) => out.push(*n),
-            Field::Port(n) | Field::EtherType(n) => out.extend_from_slice(&n.to_be_bytes()),
+            Field::Port(n) | Field::EtherType(n) | Field::Short(n) => out.extend_from_slice(&n.to_be_bytes()),
             Field::Mark(n) => out.extend_from_slice(&n.to_ne_bytes()),
             Field::Ether(a) => out.extend_from_slice(a),
             Field::Ifname(name) => {

@@ -25,6 +25,14 @@ pub enum Selector {
     ArpSaddrIp,
     /// Sender hardware address of such a packet.
     ArpSaddrEther,
+    /// Operation of an ARP packet, [`Field::Short`]: request 1, reply 2.
+    ArpOperation,
+    /// Type of an ICMPv6 packet, [`Field::Byte`]; check [`Meta::L4proto`] first.
+    Icmpv6Type,
+    /// Target address of a neighbour solicitation or advertisement; check the type first.
+    NdTarget,
+    /// Flags of a TCP header, for [`Test::Bits`] of the lowest byte; check [`Meta::L4proto`] first.
+    TcpFlags,
     /// Connection tracking.
     Ct(Ct),
     /// Type of the route to the packet's destination (`RTN_*`, 32 bit in host order).
@@ -117,6 +125,13 @@ impl Ct {
     pub const DNAT: u32 = 32;
 }
 
+impl Selector {
+    /// `SYN` of [`Selector::TcpFlags`].
+    pub const SYN: u32 = 2;
+    /// `ACK` of [`Selector::TcpFlags`].
+    pub const ACK: u32 = 16;
+}
+
 /// Which device a route lookup is restricted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fib {
@@ -149,14 +164,14 @@ pub enum Test {
     AnyOf(u32),
     /// None of these bits set.
     NoneOf(u32),
-    /// `value & mask == wanted` (32 bit, host order).
+    /// `value & mask == wanted` (32 bit in host order, or one byte).
     Bits {
         /// Bits looked at.
         mask: u32,
         /// What they must be.
         wanted: u32,
     },
-    /// `value & mask != unwanted` (32 bit, host order).
+    /// `value & mask != unwanted`, likewise.
     NotBits {
         /// Bits looked at.
         mask: u32,
@@ -284,6 +299,9 @@ pub enum Expr {
     Masquerade(NatFlags),
     /// `snat` and `dnat`.
     Nat(NatKind, NatTo, NatFlags),
+    /// `redirect` to this host's own address, to the port that a map holds under a key; a packet the map does not
+    /// know goes on with the next rule.
+    Redirect(Vec<Selector>, String),
     /// `meta mark set (meta mark & mask) ^ xor`, or of the connection; mask 0 sets to `xor`.
     SetMark {
         /// The mark that is set.

@@ -14,6 +14,8 @@ mod text;
 
 pub use changes::{Change, Changes, Place};
 pub use client::{ChainInfo, NfTables, RuleInfo};
+pub(super) use client::{read_elements, transact};
+pub(super) use encode::{TABLE_PERSIST, elements, key_bytes, plain};
 pub use expr::{
     Address, Ct, Ether, Expr, Fib, Ip, Limit, MarkOf, Meta, NatFlags, NatKind, NatTo, Ports, Reject, Selector, Test,
     TupleOf, Unit,

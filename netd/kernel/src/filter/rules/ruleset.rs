@@ -110,6 +110,8 @@ pub enum KeyType {
     Mark,
     /// `ether_addr`, 6 bytes.
     EtherAddr,
+    /// `nf_proto`: a network protocol as of [`super::Meta::Nfproto`], 1 byte.
+    Nfproto,
 }
 
 /// What a map maps to.
@@ -155,8 +157,10 @@ pub enum Field {
     Ether([u8; 6]),
     /// An Ethernet protocol (`ETH_P_*`); to compare with, not in sets.
     EtherType(u16),
-    /// One byte as of [`super::Meta::Nfproto`]; to compare with, not in sets.
+    /// One byte; in sets that of [`super::Meta::Nfproto`].
     Byte(u8),
+    /// A number of 16 bits that is no port; to compare with, not in sets.
+    Short(u16),
 }
 
 /// What becomes of a packet.

@@ -386,6 +386,27 @@ fn a_commit_is_one_exchange() {
     assert_eq!(tables.elements(&t, &m).unwrap().len(), 202);
 }
 
+/// A transaction as `nft --debug=mnl` shows it: begin, one interval of one set, end.
+#[test]
+fn a_transaction_byte_for_byte() {
+    let mut batch = Messages::new(7);
+    batch.begin(Some(0x0102_0304));
+    let set = Set::new("s", &[KeyType::Ipv4Addr]).intervals();
+    let element = Element::key([Field::Ipv4([10, 0, 0, 1].into())]);
+    encode::elements(&mut batch, wire::Verb::NewSetElem, &Table::new(Family::Inet, "t"), &set, &[element]).unwrap();
+    batch.end();
+    #[rustfmt::skip]
+    let expected: &[u8] = &[
+        28, 0, 0, 0, 0x10, 0, 0x01, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 8, 0, 1, 0, 1, 2, 3, 4,
+        80, 0, 0, 0, 12, 10, 0x05, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0,
+        6, 0, 1, 0, b't', 0, 0, 0, 6, 0, 2, 0, b's', 0, 0, 0,
+        44, 0, 3, 0x80, 16, 0, 1, 0x80, 12, 0, 1, 0x80, 8, 0, 1, 0, 10, 0, 0, 1,
+        24, 0, 1, 0x80, 8, 0, 3, 0, 0, 0, 0, 1, 12, 0, 1, 0x80, 8, 0, 1, 0, 10, 0, 0, 2,
+        20, 0, 0, 0, 0x11, 0, 0x01, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10,
+    ];
+    assert_eq!(batch.bytes(), expected);
+}
+
 /// One rule byte for byte: what `nft --debug=mnl` shows, with the register by its 32 bit name (8 for 1).
 #[test]
 fn a_rule_byte_for_byte() {

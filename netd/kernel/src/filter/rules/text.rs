@@ -42,6 +42,7 @@ impl Display for KeyType {
             KeyType::Ifname => "ifname",
             KeyType::Mark => "mark",
             KeyType::EtherAddr => "ether_addr",
+            KeyType::Nfproto => "nf_proto",
         })
     }
 }
@@ -55,7 +56,7 @@ impl Display for Field {
             Field::Proto(17) => f.write_str("udp"),
             Field::Proto(132) => f.write_str("sctp"),
             Field::Proto(n) | Field::Byte(n) => n.fmt(f),
-            Field::Port(n) => n.fmt(f),
+            Field::Port(n) | Field::Short(n) => n.fmt(f),
             Field::Ifname(name) => write!(f, "\"{name}\""),
             Field::Mark(n) => write!(f, "{n:#010x}"),
             Field::Ether([a, b, c, d, e, g]) => write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}"),
@@ -119,6 +120,10 @@ impl Display for Selector {
             Selector::Ether(Ether::Type) => f.write_str("ether type"),
             Selector::ArpSaddrIp => f.write_str("arp saddr ip"),
             Selector::ArpSaddrEther => f.write_str("arp saddr ether"),
+            Selector::ArpOperation => f.write_str("arp operation"),
+            Selector::Icmpv6Type => f.write_str("icmpv6 type"),
+            Selector::NdTarget => f.write_str("@th,64,128"),
+            Selector::TcpFlags => f.write_str("tcp flags"),
             Selector::Ct(Ct::Ip4(of, ip)) => write!(f, "ct {} ip {}", side(of), end(ip)),
             Selector::Ct(Ct::Ip6(of, ip)) => write!(f, "ct {} ip6 {}", side(of), end(ip)),
             Selector::Ct(Ct::ProtoSrc(of)) => write!(f, "ct {} proto-src", side(of)),
@@ -139,6 +144,18 @@ fn named(selector: &Selector, field: &Field) -> Option<&'static str> {
         (Selector::Meta(Meta::Nfproto), Field::Byte(10)) => "ipv6",
         (Selector::Ct(Ct::Direction), Field::Byte(0)) => "original",
         (Selector::Ct(Ct::Direction), Field::Byte(1)) => "reply",
+        (_, Field::Proto(58)) => "ipv6-icmp",
+        (Selector::FibDaddrType(_), Field::Mark(1)) => "unicast",
+        (Selector::FibDaddrType(_), Field::Mark(3)) => "broadcast",
+        (Selector::FibDaddrType(_), Field::Mark(5)) => "multicast",
+        (Selector::ArpOperation, Field::Short(1)) => "request",
+        (Selector::Icmpv6Type, Field::Byte(131)) => "mld-listener-report",
+        (Selector::Icmpv6Type, Field::Byte(133)) => "nd-router-solicit",
+        (Selector::Icmpv6Type, Field::Byte(134)) => "nd-router-advert",
+        (Selector::Icmpv6Type, Field::Byte(135)) => "nd-neighbor-solicit",
+        (Selector::Icmpv6Type, Field::Byte(136)) => "nd-neighbor-advert",
+        (Selector::Icmpv6Type, Field::Byte(137)) => "nd-redirect",
+        (Selector::Icmpv6Type, Field::Byte(143)) => "mld2-listener-report",
         (_, Field::EtherType(0x0800)) => "ip",
         (_, Field::EtherType(0x86dd)) => "ip6",
         (_, Field::EtherType(0x0806)) => "arp",
@@ -170,6 +187,9 @@ fn test(f: &mut Formatter<'_>, selector: &Selector, test: &Test) -> fmt::Result 
         Test::NotBetween(first, last) => write!(f, "!= {first}-{last}"),
         Test::AnyOf(mask) => f.write_str(&bits(selector, *mask)),
         Test::NoneOf(mask) => write!(f, "& {} == 0", bits(selector, *mask)),
+        Test::Bits { mask, wanted } if *selector == Selector::TcpFlags => {
+            write!(f, "& {mask:#04x} == {wanted:#04x}")
+        }
         Test::Bits { mask, wanted } => write!(f, "& {mask:#010x} == {wanted:#010x}"),
         Test::NotBits { mask, unwanted } => write!(f, "& {mask:#010x} != {unwanted:#010x}"),
     }
@@ -229,6 +249,11 @@ impl Display for Expr {
                 }
                 flags.fmt(f)
             }
+            Expr::Redirect(key, map) => {
+                f.write_str("redirect to :")?;
+                list(f, key, " . ")?;
+                write!(f, " map @{map}")
+            }
             Expr::SetMark { of, mask: 0, xor } => write!(f, "{} set {xor:#010x}", mark(*of)),
             Expr::SetMark { of, mask: keep, xor } => {
                 write!(f, "{0} set {0} & {keep:#010x} ^ {xor:#010x}", mark(*of))
@@ -276,6 +301,7 @@ impl Display for Change {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Change::EnsureTable(t) => write!(f, "add table {t}"),
+            Change::OwnTable(t) => write!(f, "add table {t} {{ flags owner, persist; }}"),
             Change::DestroyTable(t) => write!(f, "destroy table {t}"),
             Change::EnsureChain(t, chain) => {
                 write!(f, "add chain {t} {}", chain.name)?;

@@ -41,6 +41,7 @@ fn reports_are_taken_apart() {
     let policy = report(1, |out| out.number(16, 0));
     assert_eq!(read(&policy)[0].verdict, TraceVerdict::Drop);
     assert_eq!(read(&policy)[0].step, TraceStep::Policy);
+    assert_eq!(read(&report(3, |_| {}))[0].step, TraceStep::Return, "behind the last rule");
     assert!(read(&report(9, |_| {})).is_empty(), "a kind of report of later kernels");
 }
 

@@ -66,6 +66,10 @@ impl<'a> Rule<'a> {
                 Ok(())
             })?,
             Expr::Nat(kind, to, flags) => self.nat(*kind, to, *flags)?,
+            Expr::Redirect(key, map) => {
+                self.lookup(key, map, Some(FIRST), 0)?;
+                self.numbers("redir", &[(1, FIRST)])?;
+            }
             Expr::SetMark { of, mask, xor } => self.set_mark(*of, *mask, *xor)?,
             Expr::CopyMark(of) => {
                 let from = if *of == MarkOf::Packet { Selector::Ct(Ct::Mark) } else { Selector::Meta(Meta::Mark) };
@@ -142,6 +146,10 @@ impl<'a> Rule<'a> {
             Selector::Ether(Ether::Daddr) => self.numbers("payload", &payload(0, 0, 6)),
             Selector::Ether(Ether::Saddr) => self.numbers("payload", &payload(0, 6, 6)),
             Selector::Ether(Ether::Type) => self.numbers("payload", &payload(0, 12, 2)),
+            Selector::ArpOperation => self.numbers("payload", &payload(1, 6, 2)),
+            Selector::Icmpv6Type => self.numbers("payload", &payload(2, 0, 1)),
+            Selector::NdTarget => self.numbers("payload", &payload(2, 8, 16)),
+            Selector::TcpFlags => self.numbers("payload", &payload(2, 13, 1)),
             Selector::ArpSaddrEther => self.numbers("payload", &payload(1, 8, 6)),
             Selector::ArpSaddrIp => self.numbers("payload", &payload(1, 14, 4)),
             Selector::Ct(key) => {
@@ -171,8 +179,8 @@ impl<'a> Rule<'a> {
     fn header(&mut self, selector: Selector) -> Result<(), Wrong> {
         let needed = match selector {
             Selector::Ip(_) => Net::Ip,
-            Selector::Ip6(_) => Net::Ip6,
-            Selector::ArpSaddrIp | Selector::ArpSaddrEther => Net::Arp,
+            Selector::Ip6(_) | Selector::Icmpv6Type | Selector::NdTarget => Net::Ip6,
+            Selector::ArpSaddrIp | Selector::ArpSaddrEther | Selector::ArpOperation => Net::Arp,
             _ => return Ok(()),
         };
         if self.known == Some(needed) {
@@ -213,6 +221,11 @@ impl<'a> Rule<'a> {
             4 => Ok(()),
             _ => Err(format!("{selector:?} has no bits to look at")),
         };
+        let bits = |bits: u32| match width {
+            4 => Ok(bits.to_ne_bytes().to_vec()),
+            1 => u8::try_from(bits).map(|byte| vec![byte]).map_err(|_| format!("{selector:?} has one byte: {bits:#x}")),
+            _ => Err(format!("{selector:?} has no bits to look at")),
+        };
         self.load(selector, FIRST)?;
         match test {
             Test::Is(field) => {
@@ -246,10 +259,10 @@ impl<'a> Rule<'a> {
                 self.mask(&mask.to_ne_bytes(), &[0; 4])?;
                 self.cmp(if matches!(test, Test::AnyOf(_)) { NEQ } else { EQ }, &[0; 4])
             }
-            Test::Bits { mask, wanted: bits } | Test::NotBits { mask, unwanted: bits } => {
-                word()?;
-                self.mask(&mask.to_ne_bytes(), &[0; 4])?;
-                self.cmp(if matches!(test, Test::Bits { .. }) { EQ } else { NEQ }, &bits.to_ne_bytes())
+            Test::Bits { mask, wanted: to } | Test::NotBits { mask, unwanted: to } => {
+                let mask = bits(*mask)?;
+                self.mask(&mask, &vec![0; mask.len()])?;
+                self.cmp(if matches!(test, Test::Bits { .. }) { EQ } else { NEQ }, &bits(*to)?)
             }
         }
     }
@@ -427,11 +440,15 @@ fn ct(key: Ct) -> (u32, Option<TupleOf>) {
 /// Bytes a selector loads.
 fn width(selector: Selector) -> usize {
     match selector {
-        Selector::Meta(Meta::L4proto | Meta::Nfproto | Meta::Pkttype) | Selector::Ct(Ct::Direction) => 1,
+        Selector::Meta(Meta::L4proto | Meta::Nfproto | Meta::Pkttype)
+        | Selector::Icmpv6Type
+        | Selector::TcpFlags
+        | Selector::Ct(Ct::Direction) => 1,
         Selector::Meta(Meta::Protocol)
         | Selector::Sport
         | Selector::Dport
         | Selector::Ether(Ether::Type)
+        | Selector::ArpOperation
         | Selector::Ct(Ct::ProtoSrc(_) | Ct::ProtoDst(_)) => 2,
         Selector::Meta(Meta::Mark)
         | Selector::Ip(_)
@@ -439,7 +456,10 @@ fn width(selector: Selector) -> usize {
         | Selector::Ct(Ct::State | Ct::Status | Ct::Mark | Ct::Ip4(..))
         | Selector::FibDaddrType(_) => 4,
         Selector::Ether(Ether::Saddr | Ether::Daddr) | Selector::ArpSaddrEther => 6,
-        Selector::Meta(Meta::Iifname | Meta::Oifname) | Selector::Ip6(_) | Selector::Ct(Ct::Ip6(..)) => 16,
+        Selector::Meta(Meta::Iifname | Meta::Oifname)
+        | Selector::Ip6(_)
+        | Selector::NdTarget
+        | Selector::Ct(Ct::Ip6(..)) => 16,
     }
 }
 
