@@ -5,7 +5,7 @@ use rnet_ipam::State;
 use rnet_model::Subnet;
 
 use super::Engine;
-use super::view::status;
+use super::view::{event, status};
 
 /// One look at the engine.
 #[derive(Debug)]
@@ -45,6 +45,13 @@ pub(crate) struct PoolGauge {
 }
 
 impl Engine {
+    /// Says that the packet filter was not as it should be, and is again.
+    pub(super) fn filter_repaired(&self) {
+        let mut event = event("repair", crate::journal::FILTER);
+        event.attributes.insert("what".into(), "somebody else had changed the tables".into());
+        self.emit(event);
+    }
+
     pub(super) fn gauges(&self) -> Gauges {
         let networks = self.networks.values().map(|state| {
             let pools = state.pools.iter().map(|pool| {

@@ -15,7 +15,6 @@ use super::Engine;
 use super::core::kernel;
 use super::network::filter_elements;
 use super::state::{EndpointRecord, Phase, Prewired};
-use super::view::event;
 
 impl Engine {
     /// Everything the tables are to hold.
@@ -44,12 +43,12 @@ impl Engine {
             return Ok(());
         }
         if self.settle_filter()? {
-            self.emit(event("repair", crate::journal::FILTER));
+            self.filter_repaired();
         }
         Ok(())
     }
 
-    /// The same without asking first; whether anything had to be changed.
+    /// The same without asking first; whether they held something else.
     fn settle_filter(&mut self) -> Result<bool, ApiError> {
         let wanted = self.wanted_filter();
         self.filter_ready = false;
