@@ -25,8 +25,8 @@ enum Held {
     Nothing,
     /// A sandbox of netd.
     Sandbox,
-    /// A place in the namespace of this one, by a descriptor that stays open until the container is made.
-    Place(Box<Container>, Netns),
+    /// A place in the namespace of this one.
+    Place(Box<Container>),
 }
 
 /// A namespace for a container that is about to be made.
@@ -41,6 +41,8 @@ pub(crate) struct Network {
     connected: Vec<NetworkName>,
     links: Links,
     held: Held,
+    /// The namespace that it joins by way of this descriptor.
+    _joined: Option<Netns>,
 }
 
 impl Network {
@@ -64,6 +66,7 @@ impl Network {
             connected: Vec::new(),
             links: Links::default(),
             held,
+            _joined: None,
         }
     }
 
@@ -98,10 +101,11 @@ impl Network {
         };
         let (namespace, held) = match owner.record.spec.network.mode {
             NetworkMode::Host => (NetworkNamespace::Host, Held::Nothing),
-            _ => (namespace_of(&netns), Held::Place(Box::new(owner), netns)),
+            _ => (namespace_of(&netns), Held::Place(Box::new(owner))),
         };
         let mut network = Network::own(container, namespace, Sysctls::Leave, held);
         network.files = files;
+        network._joined = Some(netns);
         if container.record.spec.hostname.is_none() {
             network.hostname = read(&network.files.hostname).trim().to_owned();
         }
@@ -180,7 +184,7 @@ impl Network {
     pub(crate) fn connect(&self, store: &Store, container: &Container) -> Result<Vec<Endpoint>, ApiError> {
         match &self.held {
             Held::Nothing => Ok(Vec::new()),
-            Held::Place(owner, _) => sharing::join(owner, &container.record.id).map(|()| Vec::new()),
+            Held::Place(owner) => sharing::join(owner, &container.record.id).map(|()| Vec::new()),
             Held::Sandbox => {
                 let request = self.request(container);
                 Client::new(store.root()).connect_sandbox(&container.record.id.name(), &request)
@@ -236,7 +240,7 @@ impl Network {
     pub(crate) fn release(&self, store: &Store, container: &Container, addresses: Addresses) -> Option<String> {
         let released = match &self.held {
             Held::Nothing => return None,
-            Held::Place(owner, _) => sharing::leave(store, owner, &container.record.id),
+            Held::Place(owner) => sharing::leave(store, owner, &container.record.id),
             Held::Sandbox => sharing::let_go(store, container, addresses),
         };
         match released {

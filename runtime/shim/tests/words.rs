@@ -215,6 +215,9 @@ fn linked_ports_without_icc() {
     wait_for("an answer", || {
         bed.run_container(&["--rm", "--net", "blue", "--link", "db"], &get).out.contains("logs:x:50")
     });
+    let hasty = ["sh", "-c", "timeout 2 wget -q -O - http://db:8080/group; exit $?"];
+    let unlinked = bed.run_container(&["--rm", "--net", "blue"], &hasty);
+    assert!(unlinked.code != 0 && unlinked.out.is_empty(), "only what is linked gets through: {unlinked:?}");
 }
 
 #[test]
