@@ -204,6 +204,7 @@ fn connect(args: ConnectArgs, ctx: &Context) -> Result<u8, ApiError> {
     };
     let request = NetworkConnect { container: args.container, identity: None, options };
     let reply = ctx.client().connect_network(&args.network, &request)?;
+    crate::runtime::addresses_changed(std::slice::from_ref(&reply.endpoint), ctx);
     if ctx.json {
         output::json(&reply)?;
     } else {
@@ -214,6 +215,7 @@ fn connect(args: ConnectArgs, ctx: &Context) -> Result<u8, ApiError> {
 
 fn disconnect(args: DisconnectArgs, ctx: &Context) -> Result<u8, ApiError> {
     let gone = ctx.client().disconnect_network(&args.network, &NetworkDisconnect { container: args.container })?;
+    crate::runtime::addresses_changed(&gone, ctx);
     print_detached(&gone, ctx)?;
     Ok(0)
 }

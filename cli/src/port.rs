@@ -100,7 +100,7 @@ pub(crate) fn dispatch(command: PortCommand, ctx: &Context) -> Result<u8, ApiErr
 }
 
 /// Says what a reader of the list would not expect.
-fn warn(published: &[Publication]) {
+pub(crate) fn warn(published: &[Publication]) {
     let routed: Vec<&Publication> = published.iter().filter(|p| ignored(p)).collect();
     if !routed.is_empty() {
         let specs = output::list(routed.iter().map(|p| p.spec));

@@ -4,6 +4,7 @@
 mod control;
 mod exec;
 mod logs;
+mod net_args;
 mod run;
 mod shim;
 mod show;
@@ -12,7 +13,7 @@ mod terminal;
 use clap::{Args, Subcommand};
 use rnet_api::ApiError;
 
-pub(crate) use show::{end_of, is_own};
+pub(crate) use show::{addresses_changed, end_of, is_own};
 
 use crate::Context;
 

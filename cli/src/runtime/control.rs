@@ -8,8 +8,8 @@ use rnet_api::ApiError;
 use rnet_model::{ContainerName, Kind};
 use rnet_runtime::process::Handle;
 use rnet_runtime::protocol::OnFailure;
-use rnet_runtime::releases::{self, Addresses, Released};
-use rnet_runtime::{Container, Ended, SignalName, Status, Store, cgroup};
+use rnet_runtime::releases::{Addresses, Released};
+use rnet_runtime::{Container, Ended, SignalName, Status, Store, cgroup, sharing};
 
 use super::run;
 use super::shim::{Attach, Failure};
@@ -220,7 +220,7 @@ fn remove(store: &Store, container: &Container, force: bool) -> Result<(), ApiEr
         Status::Created | Status::Exited => {}
     }
     if container.known_to_netd() {
-        release(store, container, Addresses::Forget)?;
+        tell(container, sharing::let_go(store, container, Addresses::Forget)?);
     }
     store.remove(container)
 }
@@ -239,7 +239,11 @@ fn bury(store: &Store, container: &Container) -> Result<(), ApiError> {
     }
     cgroup::remove(&container.record.id);
     if container.known_to_netd() {
-        release(store, container, Addresses::Keep)?;
+        tell(container, sharing::let_go(store, container, Addresses::Keep)?);
+    }
+    // An owner that is gone took the namespace with it.
+    if let Ok(Some(owner)) = sharing::owner(store, container) {
+        tell(container, sharing::leave(store, &owner, &container.record.id)?);
     }
     let started = live.and_then(|l| l.started);
     let error = Some("its shim was killed".to_owned());
@@ -247,12 +251,11 @@ fn bury(store: &Store, container: &Container) -> Result<(), ApiError> {
     container.clear_run()
 }
 
-fn release(store: &Store, container: &Container, addresses: Addresses) -> Result<(), ApiError> {
-    if releases::release(store.root(), &container.record.id, addresses)? == Released::Later {
+fn tell(container: &Container, released: Released) {
+    if released == Released::Later {
         let name = &container.record.name;
         output::remark(&format!(
             "remark: netd is not running: the network of {name} is given back with the next command"
         ));
     }
-    Ok(())
 }

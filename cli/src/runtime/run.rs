@@ -1,20 +1,21 @@
 //! `rnet run`.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 use rnet_api::ApiError;
-use rnet_model::{ContainerName, InvalidInput, Kind, MacAddr, NetworkMode};
+use rnet_model::{ContainerName, InvalidInput, Kind};
 use rnet_runtime::protocol::{Begin, ContainerRun, OnFailure, WindowSize};
 use rnet_runtime::{
-    Bind, CapName, Container, ContainerId, ContainerSpec, EnvVar, Hostname, Keep, Lock, NetworkSettings, Record, Store,
-    Streams, UserSpec,
+    Bind, CapName, Container, ContainerId, ContainerSpec, EnvVar, Hostname, Keep, Lock, Record, Store, Streams,
+    UserSpec,
 };
 use serde::Serialize;
 
 use super::ProgramArgs;
+use super::net_args::NetworkArgs;
 use super::shim::{Attach, Failure, Session, catch_signals};
+use super::show::published_of;
 use super::terminal::Raw;
 use crate::progress::Progress;
 use crate::{Context, output};
@@ -25,7 +26,14 @@ use crate::{Context, output};
 Examples:
   rnet run --rm --rootfs /srv/rootfs sh -c 'ip address'
   rnet run -d --name web --net blue --ip 10.9.0.7 --rootfs /srv/rootfs httpd -f
+  rnet run -d --name db --net blue --expose 5432 --rootfs /srv/rootfs postgres
+  rnet run -d -p 8080:80 --link db --net blue --rootfs /srv/rootfs httpd -f
+  rnet run --rm --net name=blue,ip=10.9.0.8,alias=www --net name=green,gw-priority=10 --rootfs /srv/rootfs sh
   rnet run -it --rm --net container:web --rootfs /srv/rootfs sh
+
+Options of a network after --net name=NETWORK, separated by commas:
+  ip=IP  ip6=IP  alias=NAME (repeatable)  mac-address=MAC  ifname=NAME  allow-spoof
+  gw-priority=N   the network with the highest gives the default route [default: 0]
 
 Exit codes:
   that of the program; 128+n when signal n ended it
@@ -45,18 +53,6 @@ pub(crate) struct RunArgs {
     /// Name [default: the first 12 digits of the id]
     #[arg(long, value_name = "NAME")]
     name: Option<ContainerName>,
-
-    /// Network: NETWORK[,NETWORK...], none, host or container:CTR [default: bridge]
-    #[arg(long = "net", visible_alias = "network", value_name = "MODE")]
-    net: Option<NetworkMode>,
-
-    /// Static address on the first network, one of IPv4 and one of IPv6 at most [default: the next free one]
-    #[arg(long = "ip", visible_alias = "ip6", value_name = "IP")]
-    ips: Vec<IpAddr>,
-
-    /// MAC address on the first network, or U:text for a stable one made from the text [default: random]
-    #[arg(long, value_name = "MAC")]
-    mac_address: Option<MacAddr>,
 
     /// File or directory of the host that is seen in the container; repeatable
     #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
@@ -85,6 +81,10 @@ pub(crate) struct RunArgs {
     /// Print help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
+
+    // Last: its heading would go on.
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 /// A directory of the container.
@@ -101,37 +101,8 @@ pub(super) fn environment(words: &[String]) -> Result<Vec<EnvVar>, InvalidInput>
     words.iter().filter_map(|word| EnvVar::parse(word, here).transpose()).collect()
 }
 
-/// A network gives an interface one address of each family.
-fn one_of_each_family(ips: &[IpAddr]) -> Result<(), ApiError> {
-    let several = |family: &str, count: usize| {
-        ApiError::new(
-            Kind::Invalid,
-            format!("{} {family} addresses were given; one of each family at most", number(count)),
-        )
-    };
-    let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) = ips.iter().partition(|ip| ip.is_ipv4());
-    match (v4.len(), v6.len()) {
-        (0 | 1, 0 | 1) => Ok(()),
-        (0 | 1, n) => Err(several("IPv6", n)),
-        (n, _) => Err(several("IPv4", n)),
-    }
-}
-
-fn number(count: usize) -> String {
-    if count == 2 { "two".to_owned() } else { count.to_string() }
-}
-
 impl RunArgs {
     fn into_spec(self) -> Result<ContainerSpec, ApiError> {
-        let mode = self.net.unwrap_or_default();
-        if !matches!(mode, NetworkMode::Networks(_)) && (!self.ips.is_empty() || self.mac_address.is_some()) {
-            return Err(ApiError::new(
-                Kind::Invalid,
-                format!("--ip and --mac-address need a network, not --net {mode}"),
-            )
-            .hint("give one: --net NETWORK"));
-        }
-        one_of_each_family(&self.ips)?;
         let rootfs =
             self.rootfs.canonicalize().map_err(|e| rnet_runtime::file_error("use --rootfs", &self.rootfs, &e))?;
         if !rootfs.is_dir() {
@@ -155,7 +126,7 @@ impl RunArgs {
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
             hostname: self.hostname,
-            network: NetworkSettings { mode, ips: self.ips, mac: self.mac_address },
+            network: self.network.into_settings()?,
             streams: Streams::from_flags(self.program.interactive, self.program.tty),
             keep: if self.rm { Keep::WhileRunning } else { Keep::UntilRemoved },
         })
@@ -227,28 +198,20 @@ pub(super) fn start(
     session.started()?;
     drop(progress);
     drop(lock);
+    warn_of_ports(ctx, container);
     let left = format!("container {name} still runs; stop it with: rnet stop {name}");
     let code = signals.map_or(Ok(0), |signals| session.follow(&signals, &left))?;
     drop(raw);
     Ok(code)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_of_each_family() {
-        let check = |words: &[&str]| {
-            let ips: Vec<IpAddr> = words.iter().map(|w| w.parse().unwrap()).collect();
-            one_of_each_family(&ips).map_err(|e| (e.kind, e.message))
-        };
-        for good in [&[][..], &["10.0.0.2"], &["10.0.0.2", "fd00::2"], &["fd00::2"]] {
-            assert_eq!(check(good), Ok(()), "{good:?}");
-        }
-        let refused =
-            |text: &str| Err((Kind::Invalid, format!("{text} addresses were given; one of each family at most")));
-        assert_eq!(check(&["10.0.0.2", "fd00::2", "10.0.0.3"]), refused("two IPv4"));
-        assert_eq!(check(&["fd00::2", "fd00::2", "fd00::4"]), refused("3 IPv6"));
+/// Says which of its ports are not reached as one would expect.
+fn warn_of_ports(ctx: &Context, container: &Container) {
+    let asked = &container.record.spec.network;
+    if asked.networks.is_empty() || (asked.ports.is_empty() && !asked.publish_all) {
+        return;
+    }
+    if let Ok(all) = ctx.client().publications() {
+        crate::port::warn(&published_of(container, &all));
     }
 }

@@ -29,11 +29,11 @@ impl Place {
 pub enum Action {
     /// A batch of link changes, one datagram.
     Links(Place, Vec<LinkOp>),
-    /// One nf_tables transaction.
+    /// One nf_tables transaction on netd's own tables.
     Filter {
-        /// Elements to add.
+        /// Facts to add.
         add: Vec<FilterChange>,
-        /// Elements to remove.
+        /// Facts to remove.
         remove: Vec<FilterChange>,
     },
     /// Writes a value below /proc/sys of a place.
@@ -105,8 +105,8 @@ impl Action {
         match self {
             Action::Links(place, ops) => ops.iter().map(|op| format!("{}ip {op}", place.prefix())).collect(),
             Action::Filter { add, remove } => {
-                let add = add.iter().map(|e| format!("nft add element inet rnet {e}"));
-                add.chain(remove.iter().map(|e| format!("nft delete element inet rnet {e}"))).collect()
+                let remove = remove.iter().map(|e| format!("packet filter: no longer {e}"));
+                remove.chain(add.iter().map(|e| format!("packet filter: {e}"))).collect()
             }
             Action::Sysctl { place, key, value } => {
                 vec![format!("{}sysctl {}={value}", place.prefix(), key.replace('/', "."))]

@@ -81,6 +81,12 @@ impl Filter for Notes {
     fn state(&mut self) -> Result<FilterState, KernelError> {
         Ok(FilterState::new())
     }
+    fn settle(&mut self, _: &FilterState) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+    fn touched(&mut self) -> Result<bool, KernelError> {
+        Ok(false)
+    }
     fn change(&mut self, _: &[FilterChange], _: &[FilterChange]) -> Result<(), KernelError> {
         Ok(())
     }

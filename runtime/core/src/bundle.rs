@@ -62,6 +62,8 @@ pub struct Surroundings {
     pub identity: Identity,
     /// Hostname.
     pub hostname: String,
+    /// What the containers it is linked to are told by; the container's own variables go before them.
+    pub linked: Vec<EnvVar>,
     /// Files of the host that are the container's hosts, hostname and resolv.conf.
     pub files: OwnFiles,
     /// Control groups.
@@ -127,15 +129,17 @@ fn build(record: &Record, around: &Surroundings) -> Result<Spec, OciSpecError> {
         .linux(linux(record, around)?)
         .build()?;
     spec.set_hostname(Some(around.hostname.clone()));
+    spec.set_domainname(record.spec.network.domainname.as_ref().map(ToString::to_string));
     Ok(spec)
 }
 
 fn process(record: &Record, around: &Surroundings) -> Result<Process, OciSpecError> {
     let spec = &record.spec;
+    let given: Vec<EnvVar> = around.linked.iter().chain(&spec.env).cloned().collect();
     let mut process = ProcessBuilder::default()
         .terminal(spec.streams.terminal())
         .args(spec.command.clone())
-        .env(environment(&around.hostname, spec.streams.terminal(), &spec.env))
+        .env(environment(&around.hostname, spec.streams.terminal(), &given))
         .cwd(&spec.workdir)
         .user(user(&around.identity)?)
         .capabilities(capabilities(record, &around.identity)?)
@@ -146,13 +150,19 @@ fn process(record: &Record, around: &Surroundings) -> Result<Process, OciSpecErr
     Ok(process)
 }
 
-/// The process of `rnet exec`: the container's own environment and rights, and what was asked for on top.
+/// The process of `rnet exec`: the environment and rights of the container that was made from `made_from`, and what was
+/// asked for on top.
 ///
 /// # Errors
 /// As [`spec`].
-pub fn exec_process(record: &Record, hostname: &str, who: &Identity, run: &ExecRun) -> Result<Process, ApiError> {
+pub fn exec_process(record: &Record, made_from: &Spec, who: &Identity, run: &ExecRun) -> Result<Process, ApiError> {
     let terminal = run.streams.terminal();
-    let all: Vec<EnvVar> = record.spec.env.iter().chain(&run.env).cloned().collect();
+    let hostname = made_from.hostname().as_deref().unwrap_or_default();
+    let first = made_from.process().as_ref().and_then(|p| p.env().as_ref());
+    let first = first.into_iter().flatten().filter_map(|text| text.parse::<EnvVar>().ok());
+    // Those every program gets anew; what the user gave for them is in the record.
+    let linked = first.filter(|var| !matches!(var.key.as_str(), "PATH" | "HOSTNAME" | "TERM"));
+    let all: Vec<EnvVar> = linked.chain(record.spec.env.iter().chain(&run.env).cloned()).collect();
     let make = || {
         let mut process = ProcessBuilder::default()
             .terminal(terminal)

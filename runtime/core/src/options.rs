@@ -23,6 +23,7 @@ macro_rules! as_string {
         }
     };
 }
+pub(crate) use as_string;
 
 /// `KEY=VALUE`, or `KEY` for the value it has here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

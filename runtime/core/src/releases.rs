@@ -34,6 +34,8 @@ pub enum Released {
     Now,
     /// It does not run; it will be told later.
     Later,
+    /// It need not: other containers are in the namespace, and keep it.
+    Kept,
 }
 
 fn dir(root: &Root) -> PathBuf {

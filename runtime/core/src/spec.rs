@@ -1,12 +1,12 @@
 //! What was asked for.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
-use rnet_model::{ContainerName, MacAddr, NetworkMode};
+use rnet_model::ContainerName;
 use serde::{Deserialize, Serialize};
 
-use crate::{Bind, CapName, ContainerId, EnvVar, Hostname, UserSpec};
+use crate::files::hosts;
+use crate::{Bind, CapName, ContainerId, EnvVar, Hostname, NetworkSettings, UserSpec};
 
 /// How the container's standard streams are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,17 +58,6 @@ pub enum Keep {
     WhileRunning,
 }
 
-/// Its network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkSettings {
-    /// Mode.
-    pub mode: NetworkMode,
-    /// Static addresses on the first network, at most one per family.
-    pub ips: Vec<IpAddr>,
-    /// MAC address on the first network.
-    pub mac: Option<MacAddr>,
-}
-
 /// A container as asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -111,6 +100,18 @@ pub struct Record {
     pub spec: ContainerSpec,
 }
 
+impl Record {
+    /// The hostname of a container in a namespace of its own.
+    pub fn hostname(&self) -> &str {
+        self.spec.hostname.as_ref().map_or_else(|| self.id.short(), Hostname::as_str)
+    }
+
+    /// Its names in its own hosts file.
+    pub fn own_names(&self) -> String {
+        hosts::own_names(self.hostname(), self.spec.network.domainname.as_ref().map(AsRef::as_ref))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +129,18 @@ mod tests {
         for word in ["\"interactive-terminal\"", "\"interactiveterminal\""] {
             assert_eq!(serde_json::from_str::<Streams>(word).unwrap(), Streams::InteractiveTerminal);
         }
+    }
+
+    #[test]
+    fn a_record_of_the_version_before() {
+        let text = r#"{"id":"00001111000011110000111100001111","name":"web","created":"2020-01-01T00:00:00Z","spec":{
+            "rootfs":"/rootfs","command":["sh"],"env":["A=1"],"binds":[],"workdir":"/","user":null,"cap_add":[],
+            "cap_drop":[],"hostname":null,"network":{"mode":"blue","ips":["10.9.0.7"],"mac":null},
+            "streams":"output","keep":"until-removed"}}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!(record.spec.network.networks[0].options.ips.len(), 1);
+        assert_eq!(record.own_names(), "000011110000");
+        let again: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        assert_eq!(again, record);
     }
 }

@@ -1,7 +1,8 @@
 //! Containers on disk.
 //!
 //! ```text
-//! LIB/containers/ID/   container.json ended.json hosts hostname resolv.conf container.log lock netd
+//! LIB/containers/ID/   container.json ended.json hosts hostname resolv.conf container.log lock netd;
+//!                      joined/ kept joined.lock (see `sharing`), linked/ hosts.lock (see `neighbours`)
 //! LIB/names/NAME       a symbolic link whose text is the id: making it is what reserves the name
 //! RUN/containers/ID/   state.json config.json exit oci/ ; only while a shim has the container in hand
 //! ```
@@ -261,19 +262,26 @@ impl Container {
     /// # Errors
     /// As said; and when the lock's file cannot be opened.
     pub fn lock(&self) -> Result<Flock<File>, ApiError> {
-        let path = self.lib("lock");
+        let lock = self.locked("lock")?;
+        match self.lib(RECORD).exists() {
+            true => Ok(lock),
+            false => Err(unknown(self.record.name.as_str())),
+        }
+    }
+
+    /// Holds one of its files as a lock, for as short a time as it takes to change what that guards.
+    ///
+    /// # Errors
+    /// [`Kind::Missing`] when the container is gone; when the file cannot be locked.
+    pub(crate) fn locked(&self, name: &str) -> Result<Flock<File>, ApiError> {
+        let path = self.lib(name);
         let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = match opened {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(unknown(self.record.name.as_str())),
             Err(e) => return Err(instance_error("open", &path, &e)),
         };
-        let lock =
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| instance_error("lock", &path, &e.into()))?;
-        match self.lib(RECORD).exists() {
-            true => Ok(lock),
-            false => Err(unknown(self.record.name.as_str())),
-        }
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| instance_error("lock", &path, &e.into()))
     }
 
     /// What the shim says, whether it still runs or not.
@@ -434,4 +442,4 @@ fn remove_dir(path: &Path) -> Result<(), ApiError> {
 
 #[cfg(test)]
 #[path = "store/tests.rs"]
-mod tests;
+pub(crate) mod tests;

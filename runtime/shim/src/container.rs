@@ -71,8 +71,8 @@ impl Life<'_> {
         require_caps(&spec.cap_add, &spec.cap_drop)?;
         workdir::make(&spec.rootfs, &spec.workdir, &spec.binds)
             .map_err(|e| Failure::new(Failure::NOT_EXECUTABLE, e))?;
-        let network = Network::prepare(self.store, &self.container)?;
-        match self.make(&network, run) {
+        let mut network = Network::prepare(self.store, &self.container)?;
+        match self.make(&mut network, run) {
             Ok((outside, init, pid)) => Ok(Running { network, outside, init, pid }),
             Err(failure) => {
                 self.kill_init();
@@ -83,7 +83,8 @@ impl Life<'_> {
     }
 
     /// Created, then its network, then started.
-    fn make(&mut self, network: &Network, run: &ContainerRun) -> Result<(Outside, Handle, i32), Failure> {
+    fn make(&mut self, network: &mut Network, run: &ContainerRun) -> Result<(Outside, Handle, i32), Failure> {
+        network.look_around(self.store, &self.container)?;
         network.write_files(&self.container)?;
         let record = &self.container.record;
         let identity = passwd::resolve(&record.spec.rootfs, record.spec.user.as_ref())?;
@@ -96,6 +97,7 @@ impl Life<'_> {
             network: network.namespace.clone(),
             identity,
             hostname: network.hostname.clone(),
+            linked: network.linked(),
             files: network.files.clone(),
             cgroups,
             sysctls: network.sysctls.clone(),
@@ -111,8 +113,8 @@ impl Life<'_> {
         };
         let pid = created.pid;
         let init = Handle::of_number(pid)?;
-        let addresses = network.connect(self.store, &self.container)?;
-        network.write_hosts(&self.container, &addresses)?;
+        let endpoints = network.connect(self.store, &self.container)?;
+        network.write_hosts(self.store, &self.container, &endpoints)?;
         created.start(&self.container.record.spec.command[0])?;
         self.live.phase = Phase::Running;
         self.live.started = Some(jiff::Timestamp::now());

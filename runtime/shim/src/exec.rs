@@ -37,10 +37,9 @@ pub(crate) fn run(store: &Store, run: &ExecRun, mut client: Client, channel: &Ch
         workdir::require(init.pid, wanted).map_err(|e| Failure::new(Failure::NOT_EXECUTABLE, e))?;
     }
     let made_from = engine::configuration_of(&container)?;
-    let hostname = made_from.hostname().clone().unwrap_or_default();
     let user = run.user.as_ref().or(container.record.spec.user.as_ref());
     let identity = passwd::resolve(&container.record.spec.rootfs, user)?;
-    let process: Process = bundle::exec_process(&container.record, &hostname, &identity, run)?;
+    let process: Process = bundle::exec_process(&container.record, &made_from, &identity, run)?;
     let seccomp = made_from.linux().as_ref().and_then(|l| l.seccomp().clone());
     if cgroup::probe() == Cgroups::Shared {
         stand_in::mount(&run.id)?;

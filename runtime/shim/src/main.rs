@@ -7,7 +7,9 @@
 mod container;
 mod engine;
 mod exec;
+mod links;
 mod network;
+mod own_files;
 mod program;
 mod pump;
 mod stand_in;

@@ -100,7 +100,9 @@ fn nft(netns: &Netns) -> BTreeSet<String> {
     let text = run_in(netns, Command::new("nft").args(["-s", "list", "ruleset"])).ok().out;
     let mut path: Vec<String> = Vec::new();
     let mut out = BTreeSet::new();
-    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+    // nft(8) names the owner of a table behind its name.
+    let bare = |line: &str| line.split(" # progname").next().unwrap_or_default().trim().to_owned();
+    for line in text.lines().map(bare).filter(|l| !l.is_empty() && !l.starts_with("flags owner")) {
         if line == "}" {
             path.pop();
             continue;

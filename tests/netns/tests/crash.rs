@@ -14,13 +14,14 @@ struct Scenario {
     step: fn(&Host) -> bool,
 }
 
-const SCENARIOS: [Scenario; 16] = [
+const SCENARIOS: [Scenario; 17] = [
     Scenario {
         what: "attach",
         points: &["attach.log", "attach.veth", "attach.inside", "attach.commit"],
         prepare: nothing,
         step: attach,
     },
+    Scenario { what: "connect to a network", points: &["attach.guard"], prepare: with_network, step: connect },
     Scenario {
         what: "attach to a new bridge",
         points: &["attach.bridge"],
@@ -124,6 +125,10 @@ const SCENARIOS: [Scenario; 16] = [
 
 fn attach(host: &Host) -> bool {
     host.rnet("attach br0 web 10.0.0.5/24@10.0.0.1").code == 0
+}
+
+fn connect(host: &Host) -> bool {
+    host.rnet("network connect blue web").code == 0
 }
 
 fn attach_to_new_bridge(host: &Host) -> bool {
@@ -336,6 +341,7 @@ fn killed_while(what: &str) {
 fn killed_while_attaching() {
     killed_while("attach");
     killed_while("attach to a new bridge");
+    killed_while("connect to a network");
 }
 
 #[test]
@@ -708,9 +714,16 @@ fn a_flushed_ruleset_is_put_back() {
         host.run("nft add table inet foreign").ok();
         let before = host.snapshot();
         let table = host.run("nft list tables").out;
-        let ours = table.lines().find(|l| l.contains("rnet")).unwrap().trim_start_matches("table ").to_owned();
-        host.run(&format!("nft delete table {ours}")).ok();
-        host.wait_until_like(&before, "after a deleted table");
+        let ours: Vec<&str> = table.lines().filter(|l| l.contains("rnet")).collect();
+        assert_eq!(ours.len(), 2, "{ours:?}");
+        for table in ours {
+            let table = table.trim_start_matches("table ");
+            // A kernel that knows owners of tables (6.9) leaves ours alone, and refuses; on others it is made again.
+            if host.run(&format!("nft delete table {table}")).code != 0 {
+                before.same(&host.snapshot(), "after a table was not deleted");
+            }
+            host.wait_until_like(&before, "after a deleted table");
+        }
         host.run("nft delete table inet foreign").ok();
     });
 }

@@ -238,6 +238,7 @@ impl Engine {
         target: &Target,
     ) -> Result<EndpointRecord, ApiError> {
         let mut plan = Plan::default();
+        self.guard_again(&mut plan, ready, &record);
         if record.mac != ready.mac || record.addresses != ready.addresses {
             let wanted = self.wanted(&record, &target.netns);
             let gateways = if ready.addresses.is_empty() { Vec::new() } else { record.gateways.clone() };
@@ -283,6 +284,8 @@ impl Engine {
         if let Err(failure) = apply(&plan, &mut self.kernel) {
             tracing::warn!(error = %failure.cause, "cannot remove a ready interface");
         }
+        let facts = self.ready_facts(&prewired);
+        self.unguard(&facts);
         // Not before it is cut off: until then it answers for its addresses.
         self.drop_prepared(&prewired);
         self.reaper.retire(Retired { host_ifname: prewired.host_ifname, netns, ifname: prewired.ifname });

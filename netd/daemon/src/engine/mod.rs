@@ -19,6 +19,7 @@ mod drive;
 mod edit;
 mod gateway;
 mod gauge;
+mod guard;
 mod handle;
 mod host_firewall;
 mod limit;
@@ -53,6 +54,7 @@ pub(crate) use handle::{Handle, start, worked};
 pub(crate) fn fail_points() -> Vec<String> {
     const STEPS: &[&str] = &[
         "attach.log",
+        "attach.guard",
         "attach.bridge",
         "attach.veth",
         "attach.shaper",

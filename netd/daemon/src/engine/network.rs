@@ -219,11 +219,12 @@ impl Engine {
             let ops = addresses.into_iter().map(|a| LinkOp::AddAddress(bridge.clone(), a)).collect();
             plan.step("network.address", links(ops));
         }
-        // No container becomes the host's router. Without IPv6 in the kernel there is no such setting.
-        let advertised = |dev: &str| format!("net/ipv6/conf/{dev}/accept_ra");
-        if self.kernel.sysctls.get(&advertised("default")).is_ok_and(|setting| setting.is_some()) {
-            let (key, value) = (advertised(bridge.as_str()), "0".to_owned());
-            plan.step("network.sysctl", Action::Sysctl { place: Place::Host, key, value });
+        // A router may only be what netd says: a container that advertises itself is none. A host without IPv6 has no such
+        // setting, and a bridge of so small an MTU neither (IPV6_MIN_MTU, linux/ipv6.h).
+        let knows = self.kernel.sysctls.get("net/ipv6/conf/default/accept_ra").ok().flatten().is_some();
+        if knows && spec.mtu.is_none_or(|mtu| mtu >= 1280) {
+            let key = format!("net/ipv6/conf/{bridge}/accept_ra");
+            plan.step("network.sysctl", Action::Sysctl { place: Place::Host, key, value: "0".into() });
         }
         for (key, value) in self.wanted_sysctls(spec) {
             let fail = |e| kernel(format!("cannot read {key}"), &e);
@@ -444,6 +445,9 @@ pub(super) fn filter_elements(spec: &NetworkSpec) -> Vec<FilterChange> {
     let mut out = vec![FilterChange::Device(FilterSet::Networks, bridge.clone())];
     if spec.isolate.is_on() {
         out.push(FilterChange::Device(FilterSet::Isolated, bridge.clone()));
+    }
+    if !spec.icc.is_on() {
+        out.push(FilterChange::Device(FilterSet::Apart, bridge.clone()));
     }
     if spec.internal {
         out.push(FilterChange::Device(FilterSet::Internal, bridge));

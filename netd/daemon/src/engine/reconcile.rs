@@ -5,9 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{
-    Filter, FilterChange, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls,
-};
+use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use rnet_plugins_builtin::port;
@@ -17,7 +15,7 @@ use serde_json::Value;
 use super::bridge::bridge_key;
 use super::clock::boot_seconds;
 use super::core::{SandboxState, endpoint_key, kernel};
-use super::network::{bridge_addresses, filter_elements, network_state};
+use super::network::{bridge_addresses, network_state};
 use super::state::{
     BridgeRecord, EndpointRecord, LinkRecord, MakingNetwork, NetworkRecord, Origin, Phase, Reservation, SandboxRecord,
 };
@@ -273,32 +271,6 @@ impl Engine {
         }
     }
 
-    fn verify_filter(&mut self) -> Result<(), ApiError> {
-        let fail = |e| kernel("cannot update the packet filter", &e);
-        let mut wanted: FilterState = self.networks.values().flat_map(|n| filter_elements(&n.record.spec)).collect();
-        wanted.extend(self.port_elements());
-        if self.recovered {
-            // The table and what is in it by one transaction: there is no moment at which it lets through what it should not.
-            let settled = self.kernel.filter.settle(&wanted);
-            self.filter_ready = settled.is_ok();
-            self.filter_fault = settled.as_ref().err().cloned();
-            return settled.map(drop).map_err(fail);
-        }
-        self.filter_ready = false;
-        self.ensure_filter()?;
-        // Until everything is known what an earlier run published stays.
-        let of_networks = |c: &&FilterChange| {
-            matches!(c, FilterChange::Device(..) | FilterChange::Masquerade(_) | FilterChange::Outbound(..))
-        };
-        let present = self.kernel.filter.state().map_err(fail)?;
-        let add: Vec<_> = wanted.difference(&present).cloned().collect();
-        let remove: Vec<_> = present.difference(&wanted).filter(of_networks).cloned().collect();
-        if add.is_empty() && remove.is_empty() {
-            return Ok(());
-        }
-        self.kernel.filter.change(&add, &remove).map_err(fail)
-    }
-
     /// The last step of a start: the packet filter holds what is wanted and nothing else.
     fn recover_filter(&mut self) {
         self.recovered = true;
@@ -306,7 +278,7 @@ impl Engine {
             return;
         }
         let present = self.kernel.filter.state().unwrap_or_default();
-        if let Err(error) = self.verify_filter() {
+        if let Err(error) = self.settle_filter() {
             return tracing::error!(error = error.chain(), "published ports may not be as they should");
         }
         let wanted: FilterState = self.port_elements().collect();

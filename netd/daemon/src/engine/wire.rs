@@ -124,7 +124,8 @@ impl Engine {
         master: Option<&LinkState>,
     ) -> Result<Plan, ApiError> {
         let wanted = self.wanted(record, netns);
-        port::add(&wanted, master, inside.loopback).map_err(|e| port_error(&e))
+        let plan = port::add(&wanted, master, inside.loopback).map_err(|e| port_error(&e))?;
+        Ok(self.guarded(plan, record))
     }
 
     /// Applies the plan of a record: afterwards the endpoint is live, or there is nothing of it.
@@ -273,6 +274,8 @@ impl Engine {
                 let what = format!("cannot detach {} of {}", record.ifname, record.container);
                 return Err(kernel(what, &failure.cause));
             }
+            let facts = self.port_facts(&record);
+            self.unguard(&facts);
             self.reaper.retire(Retired {
                 host_ifname: record.host_ifname.clone(),
                 netns: record.netns,

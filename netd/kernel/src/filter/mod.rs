@@ -11,6 +11,8 @@ mod intervals;
 pub mod rules;
 pub(crate) mod socket;
 mod trace;
+#[cfg(test)]
+mod traffic;
 mod watch;
 pub(crate) mod wire;
 

@@ -19,7 +19,7 @@ fn record() -> Record {
             cap_add: vec!["NET_ADMIN".parse().unwrap()],
             cap_drop: vec!["MKNOD".parse().unwrap()],
             hostname: None,
-            network: NetworkSettings { mode: NetworkMode::None, ips: Vec::new(), mac: None },
+            network: NetworkSettings::of(NetworkMode::None),
             streams: Streams::Output,
             keep: Keep::UntilRemoved,
         },
@@ -31,6 +31,7 @@ fn around() -> Surroundings {
         network: NetworkNamespace::File("/run/rnet/netns/x".into()),
         identity: Identity { uid: 0, gid: 0, groups: Vec::new() },
         hostname: "web".into(),
+        linked: vec!["DB_NAME=/web/db".parse().unwrap(), "A=linked".parse().unwrap()],
         files: OwnFiles {
             hosts: "/l/hosts".into(),
             hostname: "/l/hostname".into(),
@@ -66,7 +67,7 @@ fn defaults_are_safe() {
 #[test]
 fn environment_and_mounts() {
     let spec = json(&record(), &around());
-    assert_eq!(spec["process"]["env"], serde_json::json!(["HOSTNAME=web", "PATH=/bin", "A=1"]));
+    assert_eq!(spec["process"]["env"], serde_json::json!(["HOSTNAME=web", "DB_NAME=/web/db", "PATH=/bin", "A=1"]));
     let mounts = spec["mounts"].as_array().unwrap();
     let of = |path: &str| mounts.iter().filter(|m| m["destination"] == path).collect::<Vec<_>>();
     assert_eq!(of("/etc/hosts").len(), 1);
@@ -74,6 +75,23 @@ fn environment_and_mounts() {
     assert_eq!(of("/etc/hostname")[0]["source"], "/l/hostname");
     assert!(of("/srv")[0]["options"].as_array().unwrap().iter().any(|o| o == "ro"));
     assert!(of("/sys")[0]["options"].as_array().unwrap().iter().any(|o| o == "ro"));
+}
+
+#[test]
+fn an_executed_program_is_told_of_links_too() {
+    let made_from = spec(&record(), &around()).unwrap();
+    let run = ExecRun {
+        id: record().id,
+        command: vec!["sh".into()],
+        env: vec!["B=2".parse().unwrap()],
+        workdir: None,
+        user: None,
+        streams: Streams::Terminal,
+        size: None,
+    };
+    let process = exec_process(&record(), &made_from, &around().identity, &run).unwrap();
+    let env = process.env().clone().unwrap();
+    assert_eq!(env, ["HOSTNAME=web", "TERM=xterm", "DB_NAME=/web/db", "PATH=/bin", "A=1", "B=2"]);
 }
 
 #[test]

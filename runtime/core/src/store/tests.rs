@@ -4,7 +4,7 @@ use super::*;
 use crate::process::ProcessId;
 use crate::{ContainerSpec, NetworkSettings, Phase, Streams};
 
-fn record(name: &str, id: &str) -> Record {
+pub(crate) fn record(name: &str, id: &str) -> Record {
     Record {
         id: id.parse().unwrap(),
         name: name.parse().unwrap(),
@@ -19,7 +19,7 @@ fn record(name: &str, id: &str) -> Record {
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
             hostname: None,
-            network: NetworkSettings { mode: rnet_model::NetworkMode::None, ips: Vec::new(), mac: None },
+            network: NetworkSettings::of(rnet_model::NetworkMode::None),
             streams: Streams::Output,
             keep: Keep::WhileRunning,
         },

@@ -108,6 +108,16 @@ impl Bed {
         Ran::from(command.output().unwrap())
     }
 
+    /// Runs another program, of busybox or the system, beside netd: on the host, as the containers see it.
+    pub(crate) fn on_host(&self, words: &[&str]) -> Ran {
+        Ran::from(self.inside(Path::new(words[0])).args(&words[1..]).output().unwrap())
+    }
+
+    /// What `inspect` says of one.
+    pub(crate) fn inspect(&self, name: &str) -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&self.ok(&["inspect", name])).unwrap()[0].take()
+    }
+
     /// Runs `rnet` to its end.
     pub(crate) fn run(&self, words: &[&str]) -> Ran {
         Ran::from(self.rnet(words).output().unwrap())
