@@ -15,6 +15,7 @@ use super::Engine;
 use super::core::kernel;
 use super::network::filter_elements;
 use super::state::{EndpointRecord, Phase, Prewired};
+use super::view::event;
 
 impl Engine {
     /// Everything the tables are to hold.
@@ -42,11 +43,14 @@ impl Engine {
         if self.filter_ready && self.kernel.filter.touched().is_ok_and(|touched| !touched) {
             return Ok(());
         }
-        self.settle_filter()
+        if self.settle_filter()? {
+            self.emit(event("repair", crate::journal::FILTER));
+        }
+        Ok(())
     }
 
-    /// The same without asking first.
-    pub(super) fn settle_filter(&mut self) -> Result<(), ApiError> {
+    /// The same without asking first; whether anything had to be changed.
+    fn settle_filter(&mut self) -> Result<bool, ApiError> {
         let wanted = self.wanted_filter();
         self.filter_ready = false;
         match self.kernel.filter.settle(&wanted) {
@@ -57,7 +61,7 @@ impl Engine {
                     // What began while something was missing went its own way.
                     self.forget_flows(&wanted.into_iter().collect::<Vec<_>>(), &[]);
                 }
-                Ok(())
+                Ok(changed)
             }
             Err(error) => {
                 let api = kernel("cannot update the packet filter", &error);
@@ -65,6 +69,22 @@ impl Engine {
                 Err(api)
             }
         }
+    }
+
+    /// The last step of a start: the tables hold what is wanted and nothing else, and what was published before and is no
+    /// more leads nowhere.
+    pub(super) fn recover_filter(&mut self) {
+        self.recovered = true;
+        if !self.has_bridged() {
+            return;
+        }
+        let before = self.kernel.filter.state().unwrap_or_default();
+        if let Err(error) = self.settle_filter() {
+            return tracing::error!(error = error.chain(), "networks are not filtered");
+        }
+        let wanted: FilterState = self.port_elements().collect();
+        let gone: Vec<_> = before.difference(&wanted).cloned().collect();
+        self.forget_flows(&[], &gone);
     }
 
     /// What the filter knows of an endpoint's port; nothing when it is on no network's bridge.

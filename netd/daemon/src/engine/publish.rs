@@ -46,22 +46,22 @@ impl Engine {
     /// `rnet unpublish`: what is no longer published.
     pub(super) fn unpublish(&mut self, request: &UnpublishRequest) -> Result<Vec<Publication>, ApiError> {
         let owner = self.publishing(&request.container)?;
-        let Some(state) = self.published.containers.get(&owner) else { return Ok(Vec::new()) };
+        let state = self.published.containers.get(&owner);
+        let name = state.map_or(&owner.1, |c| &c.container);
+        let entries: &[Entry] = state.map_or(&[], |c| &c.entries);
         let mut gone = Vec::new();
         for spec in &request.ports {
             let is = |e: &&Entry| e.spec == *spec || e.port.to_string() == spec.to_string();
-            match state.entries.iter().find(is) {
+            match entries.iter().find(is) {
                 Some(entry) => gone.push(*entry),
                 None => {
-                    let text = format!("{spec} of {} is not published", state.container);
-                    return Err(
-                        ApiError::new(Kind::Missing, text).hint(format!("list what is: rnet port {}", state.container))
-                    );
+                    let text = format!("{spec} of {name} is not published");
+                    return Err(ApiError::new(Kind::Missing, text).hint(format!("list what is: rnet port {name}")));
                 }
             }
         }
         if request.ports.is_empty() {
-            gone.clone_from(&state.entries);
+            gone.extend_from_slice(entries);
         }
         self.withdraw(&owner, &gone)
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
+use rnet_kernel::{Filter, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use rnet_plugins_builtin::port;
@@ -269,22 +269,6 @@ impl Engine {
         if let Err(error) = self.kernel.filter.remove_base() {
             tracing::warn!(%error, "cannot remove the packet filter table");
         }
-    }
-
-    /// The last step of a start: the packet filter holds what is wanted and nothing else.
-    fn recover_filter(&mut self) {
-        self.recovered = true;
-        if !self.has_bridged() {
-            return;
-        }
-        let present = self.kernel.filter.state().unwrap_or_default();
-        if let Err(error) = self.settle_filter() {
-            return tracing::error!(error = error.chain(), "published ports may not be as they should");
-        }
-        let wanted: FilterState = self.port_elements().collect();
-        let add: Vec<_> = wanted.difference(&present).cloned().collect();
-        let remove: Vec<_> = present.difference(&wanted).cloned().collect();
-        self.forget_flows(&add, &remove);
     }
 
     fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {

@@ -14,8 +14,7 @@ fn a_port_on_loopback_is_not_reached_from_the_lan_or_from_containers() {
         bed.host.rnet("publish web 127.0.0.1:8080:80").ok();
         assert_eq!(bed.host.netns.ask("127.0.0.1", 8080).as_deref(), Ok("web"));
         // The neighbour sends what is for 127.0.0.1 to the host: its own loopback is taken away.
-        bed.peer.run("ip route del local 127.0.0.0/8 dev lo table local").ok();
-        bed.peer.run("ip route del local 127.0.0.1 dev lo table local");
+        bed.peer.run("ip address del 127.0.0.1/8 dev lo").ok();
         bed.peer.run("sysctl -qw net.ipv4.conf.all.route_localnet=1").ok();
         bed.peer.run(&format!("ip route add 127.0.0.0/8 via {HOST} src 192.168.115.9")).ok();
         let setting = |name: &str| bed.host.run(&format!("sysctl -n net.ipv4.conf.{name}.route_localnet")).ok().out;
