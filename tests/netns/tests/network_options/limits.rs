@@ -1,6 +1,6 @@
 //! Rates: both ways, on ready interfaces too, changed and repaired while traffic flows.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,10 @@ fn rate(from: &Netns, to: &Netns, address: &str) -> f64 {
         // The burst goes at once: it is not part of the rate.
         let (mut begun, mut counted, mut all) = (None::<Instant>, 0, 0);
         while all < AMOUNT {
-            let n = receiver.read(&mut block).unwrap();
+            let n = match receiver.read(&mut block) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                read => read.unwrap(),
+            };
             assert!(n > 0, "the connection ended after {all} bytes");
             all += n;
             match begun {
