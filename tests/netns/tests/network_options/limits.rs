@@ -1,6 +1,6 @@
 //! Rates: both ways, on ready interfaces too, changed and repaired while traffic flows.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,10 @@ fn rate(from: &Netns, to: &Netns, address: &str) -> f64 {
         // The burst goes at once: it is not part of the rate.
         let (mut begun, mut counted, mut all) = (None::<Instant>, 0, 0);
         while all < AMOUNT {
-            let n = receiver.read(&mut block).unwrap();
+            let n = match receiver.read(&mut block) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                read => read.unwrap(),
+            };
             assert!(n > 0, "the connection ended after {all} bytes");
             all += n;
             match begun {
@@ -132,7 +135,7 @@ fn ready_interfaces_are_limited_too() {
         }
         wait_for("others to be ready", SOON, || {
             let now = limiters(&host);
-            now.len() == before.len() && before.iter().skip(1).all(|gone| !now.contains(gone))
+            now.len() >= before.len() && before.iter().skip(1).all(|gone| !now.contains(gone))
         });
         let ((one, _), (two, address)) = (start("box1"), start("box2"));
         within("a ready one sending", 20.0, || rate(&one, &two, &address));
