@@ -130,6 +130,7 @@ pub(crate) async fn explain(
         port: target.port,
         transport: target.transport,
         networks: known.networks,
+        namespaces: known.endpoints.iter().filter_map(|(e, ns)| Some((e.id, ns.clone()?))).collect(),
         endpoints: known.endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
         publications: known.publications.iter().flat_map(Publication::all_of).collect(),
     };

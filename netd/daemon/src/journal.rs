@@ -15,6 +15,8 @@ use tokio::sync::{broadcast, watch};
 
 use crate::metrics::{Counter, Registry};
 
+/// Subject of a `repair` of the packet filter.
+pub(crate) const FILTER: &str = "filter";
 /// Events that are remembered.
 const REMEMBERED: usize = 1024;
 /// Events a slow listener may lag behind.
@@ -27,6 +29,7 @@ pub(crate) struct Journal {
     listeners: broadcast::Sender<Event>,
     registry: Registry,
     overrun: Counter,
+    filter_repairs: Counter,
     stopping: watch::Receiver<bool>,
 }
 
@@ -38,11 +41,13 @@ impl Journal {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let help = "Events that a slow listener has missed";
+        let repairs = "Times that nf_tables was not as netd had made it, and was repaired";
         let journal = Journal {
             latest: Arc::default(),
             listeners: broadcast::channel(BACKLOG).0,
             registry: registry.clone(),
             overrun: registry.counter("rnet_events_overrun_total", help, &[]),
+            filter_repairs: registry.counter("rnet_filter_repairs_total", repairs, &[]),
             stopping,
         };
         let keeper = journal.clone();
@@ -61,6 +66,9 @@ impl Journal {
     fn write(&self, event: Event) {
         let labels = [("action", event.action.as_str())];
         self.registry.counter("rnet_events_total", "Events by what happened", &labels).add(1);
+        if event.action == "repair" && event.subject == FILTER {
+            self.filter_repairs.add(1);
+        }
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if latest.len() >= REMEMBERED {
             latest.pop_front();

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rnet_api::ApiError;
-use rnet_dns::{Asker, Directory, Forwarder, Service, Serving, Sockets};
+use rnet_dns::{Asker, Directory, Forwarder, Queries, Service, Serving, Sockets};
 use rnet_kernel::rules::{
     Chain, ChainKind, Changes, Expr, Family, Field, Hook, Ip, Meta, NatFlags, NatKind, NatTo, Place as At, Rule,
     Selector, Table,
@@ -121,6 +121,11 @@ impl Names {
         let serve = move || runtime.block_on(std::future::pending::<()>());
         std::thread::Builder::new().name("names".to_owned()).stack_size(512 * 1024).spawn(serve).map_err(fail)?;
         Ok(Names { shared: Arc::new(shared) })
+    }
+
+    /// What became of the queries so far.
+    pub(crate) fn queries(&self) -> Queries {
+        self.shared.service.queries()
     }
 
     /// What is known.

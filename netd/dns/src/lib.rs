@@ -12,5 +12,5 @@ mod upstream;
 
 pub use answer::{Answer, Forward, Servers, TTL, Transport, answer};
 pub use directory::{Asker, Directory, Member, Zone};
-pub use server::{Service, Serving, Sockets};
+pub use server::{Queries, Service, Serving, Sockets};
 pub use upstream::{Forwarder, may_be_asked};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -52,6 +52,26 @@ pub struct Service {
     directory: Arc<Directory>,
     forwarder: Forwarder,
     turn: Arc<AtomicU32>,
+    counts: Arc<Counts>,
+}
+
+/// Queries since the start.
+#[derive(Debug, Default)]
+struct Counts {
+    answered: AtomicU64,
+    forwarded: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// What became of the queries since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queries {
+    /// Answered from the directory, also by saying that there is no such name.
+    pub answered: u64,
+    /// Asked of other servers.
+    pub forwarded: u64,
+    /// What was no query.
+    pub dropped: u64,
 }
 
 /// The servers of one namespace; they end when it is dropped, with their sockets and clients.
@@ -85,7 +105,14 @@ impl Serving {
 impl Service {
     /// Answers from a directory, and from others what is not in it.
     pub fn new(directory: Arc<Directory>, forwarder: Forwarder) -> Self {
-        Service { directory, forwarder, turn: Arc::default() }
+        Service { directory, forwarder, turn: Arc::default(), counts: Arc::default() }
+    }
+
+    /// What became of all queries so far.
+    pub fn queries(&self) -> Queries {
+        let Counts { answered, forwarded, dropped } = &*self.counts;
+        let [answered, forwarded, dropped] = [answered, forwarded, dropped].map(|n| n.load(Ordering::Relaxed));
+        Queries { answered, forwarded, dropped }
     }
 
     /// Begins to serve a namespace. Call it inside a runtime.
@@ -112,7 +139,15 @@ impl Site {
     fn answer(&self, query: &[u8], transport: Transport) -> Answer {
         let asker = self.asker.read().unwrap_or_else(PoisonError::into_inner).clone();
         let turn = self.service.turn.fetch_add(1, Ordering::Relaxed);
-        answer(query, transport, &asker, &self.service.directory, turn)
+        let answered = answer(query, transport, &asker, &self.service.directory, turn);
+        let counts = &self.service.counts;
+        let count = match &answered {
+            Answer::Reply(_) => &counts.answered,
+            Answer::Forward(_) => &counts.forwarded,
+            Answer::Drop => &counts.dropped,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        answered
     }
 
     /// Leave to wait for another server.

@@ -310,11 +310,6 @@ fn on_two_networks(host: &Host) {
     host.rnet("network connect green web").ok();
 }
 
-fn on_network(host: &Host) {
-    with_network(host);
-    host.rnet("network connect blue web").ok();
-}
-
 fn with_plugins(host: &Host) {
     let data = host.root.join("leases");
     let list = json!({"cniVersion": "1.1.0", "name": "mesh", "plugins": [{"type": "bridge", "bridge": "mesh0",

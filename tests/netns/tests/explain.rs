@@ -25,8 +25,8 @@ impl Stage {
         host.rnet("network create blue --subnet 10.9.1.0/24 --subnet fd00:9::/64").ok();
         host.rnet("network create green --subnet 10.9.2.0/24").ok();
         let [web, db, far] = ["web", "db", "far"].map(|name| host.container(name));
-        host.rnet("network connect blue web --ip 10.9.1.2 --ip fd00:9::2").ok();
-        host.rnet("network connect blue db --ip 10.9.1.3 --ip fd00:9::3").ok();
+        host.rnet("network connect blue web --ip 10.9.1.2 --ip6 fd00:9::2").ok();
+        host.rnet("network connect blue db --ip 10.9.1.3 --ip6 fd00:9::3").ok();
         host.rnet("network connect green far --ip 10.9.2.3").ok();
         web.ping("10.9.1.3");
         web.ping("fd00:9::3");
@@ -81,6 +81,7 @@ fn what_works_is_shown_hop_by_hop() {
         let value = stage.explains("web db:80", "connected", &["db (10.9.1.3) port 80"]);
         assert_eq!(places(&value)[..2], ["source", "port"]);
         assert!(value["hops"][1]["text"].as_str().unwrap().contains("network blue"), "{value:#}");
+        assert!(value.to_string().contains("leaves by rn") && value.to_string().contains("db eth0"), "{value:#}");
         stage.explains("web 10.9.1.3", "connected", &["db"]);
         stage.explains("web [fd00:9::3]:80", "connected", &["db"]);
         stage.explains("web fd00:9::3/icmp", "connected", &["db"]);
@@ -238,5 +239,40 @@ fn nothing_stays_of_a_daemon_that_is_killed() {
         gone.wait().unwrap();
         wait_for("the tables to be gone", SOON, || !traced());
         host.wait_until_like(&before, "after a client that went away");
+    });
+}
+
+#[test]
+fn published_ports_are_followed_to_their_container() {
+    run(|world| {
+        let stage = Stage::new(world);
+        let _service = listen(&stage.db, "10.9.1.3:80");
+        stage.host.rnet("publish db 8080:80").ok();
+        let value = stage.explains("web 198.51.100.2:8080", "connected", &["db (10.9.1.3) port 80"]);
+        assert!(value.to_string().contains("the destination is 10.9.1.3 port 80"), "{value:#}");
+        stage.explains("host 198.51.100.2:8080", "connected", &["port 80"]);
+        stage.explains("host 127.0.0.1:8080", "connected", &[]);
+        let words = ["198.51.100.2", "no container's port", "8080/tcp of db"];
+        stage.explains("web 198.51.100.2:8081", "not-published", &words);
+        stage.host.rnet("unpublish db").ok();
+    });
+}
+
+/// What happens inside a container is not traced, its chains are read.
+#[test]
+fn a_firewall_inside_a_container_is_named() {
+    run(|world| {
+        let stage = Stage::new(world);
+        let nft = |container: &Container, words: &str| drop(container.run(&format!("nft {words}")).ok());
+        nft(&stage.db, "add table inet own");
+        nft(&stage.db, "add chain inet own in { type filter hook input priority 0 ; policy drop ; }");
+        stage.explains("web db", "unanswered", &["inside db chain inet own in has policy drop"]);
+        stage.explains("web db:53/udp", "delivered", &["inside db chain inet own in"]);
+        nft(&stage.db, "delete table inet own");
+        nft(&stage.web, "add table inet own");
+        nft(&stage.web, "add chain inet own out { type filter hook output priority 0 ; }");
+        nft(&stage.web, "add rule inet own out meta l4proto icmp drop");
+        stage.explains("web db", "dropped", &["inside web chain inet own out", "icmp"]);
+        nft(&stage.web, "delete table inet own");
     });
 }

@@ -140,6 +140,7 @@ fn what_is_there_and_what_was_done() {
         }
         host.rnet("network connect blue nobody").fails(3, &[]);
         host.run("nsenter --net=/run/netns/web ping -q -c 3 -i 0.01 10.9.0.3").ok();
+        host.rnet("publish web 8080-8081:80-81 9000:9000/udp").ok();
         host.rnet("network disconnect blue db").ok();
         let p = page(&host);
         assert_eq!(p.value("rnet_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
@@ -155,9 +156,45 @@ fn what_is_there_and_what_was_done() {
         assert_eq!(p.value("rnet_detach_seconds_count", &[("operation", "disconnect")]), 1.0);
         assert_eq!(p.value("rnet_events_total", &[("action", "attach")]), 2.0);
         assert_eq!(p.value("rnet_events_overrun_total", &[]), 0.0);
+        assert_eq!(p.value("rnet_published_ports", &[("protocol", "tcp")]), 2.0);
+        assert_eq!(p.value("rnet_published_ports", &[("protocol", "udp")]), 1.0);
+        assert_eq!(p.value("rnet_dns_queries_total", &[("outcome", "answered")]), 0.0);
+        assert_eq!(p.value("rnet_filter_repairs_total", &[]), 0.0);
         let web = [("network", "blue"), ("engine", "netns"), ("container", "web"), ("ifname", "eth0")];
         assert!(p.value("rnet_endpoint_transmit_packets_total", &web) >= 3.0);
         assert!(p.value("rnet_endpoint_receive_bytes_total", &web) >= 3.0 * 98.0);
+    });
+}
+
+/// A query for the A of `name` (RFC 1035, section 4.1).
+fn query(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|l| [&[u8::try_from(l.len()).unwrap()][..], l.as_bytes()].concat());
+    [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &labels.collect::<Vec<_>>(), &[0, 0, 1, 0, 1]].concat()
+}
+
+#[test]
+fn queries_and_repairs_are_counted() {
+    run(|world| {
+        let host = world.host("h1");
+        host.forwarding_may_stay();
+        host.start();
+        host.rnet("network create blue --subnet 10.9.0.0/24").ok();
+        let web = host.container("web");
+        host.rnet("network connect blue web").ok();
+        web.ip("link set lo up");
+        let asked = web.netns.run(|| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+            socket.set_read_timeout(Some(SOON))?;
+            socket.send_to(&query("web"), "127.0.0.11:53")?;
+            socket.recv(&mut [0; 512])
+        });
+        asked.unwrap().expect("an answer");
+        assert_eq!(page(&host).value("rnet_dns_queries_total", &[("outcome", "answered")]), 1.0);
+        let table = host.run("nft list tables").ok().out;
+        let table = table.lines().find(|l| l.contains("inet rnet")).expect("the table is there").to_owned();
+        if host.run(&format!("nft delete {table}")).code == 0 {
+            wait_for("the repair", SOON, || page(&host).value("rnet_filter_repairs_total", &[]) >= 1.0);
+        }
     });
 }
 

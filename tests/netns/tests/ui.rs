@@ -62,6 +62,7 @@ fn lively(world: &World) -> Host {
         host.rnet(&format!("network connect blue {name}")).ok();
     }
     host.rnet("network connect green web --ifname lan").ok();
+    host.rnet("publish web 8080:80").ok();
     host
 }
 
@@ -151,7 +152,7 @@ fn a_browser_shows_it_and_follows() {
         let (_ui, at, path) = serve(&host);
         let browser = Browser::open(&host, &format!("http://{at}{path}"));
         browser.shows(&["blue", "10.9.0.0/24", "green", "internal", "web", "10.9.0.2/24", "db", "10.9.0.3/24", "lan"]);
-        browser.shows(&["network-create", "attach", "netd 0."]);
+        browser.shows(&["network-create", "attach", "netd 0.", "8080 → 80"]);
         // Traffic, within the seconds that pass until the next look.
         let flow = packets(&host);
         wait_for("traffic to show", PATIENCE, || {

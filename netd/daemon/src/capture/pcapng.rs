@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(kinds, [SECTION_HEADER, INTERFACE_DESCRIPTION, ENHANCED_PACKET, INTERFACE_STATISTICS]);
         let expected: Vec<u8> = [
             &6_u32.to_ne_bytes()[..],
-            &56_u32.to_ne_bytes(),
+            &52_u32.to_ne_bytes(),
             &0_u32.to_ne_bytes(),
             &1_u32.to_ne_bytes(),
             &2_u32.to_ne_bytes(),
@@ -220,10 +220,10 @@ mod tests {
             &4_u16.to_ne_bytes(),
             &0b01101_u32.to_ne_bytes(),
             &[0; 4],
-            &56_u32.to_ne_bytes(),
+            &52_u32.to_ne_bytes(),
         ]
         .concat();
-        assert_eq!(out[begin..begin + 56], expected);
+        assert_eq!(out[begin..begin + 52], expected);
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Engine {
             host: self.host.clone(),
             networks: self.networks(),
             endpoints: ours.chain(chains).collect(),
-            publications: Vec::new(),
+            publications: self.publications(),
             version: self.version(),
         }
     }

@@ -65,6 +65,7 @@ impl Engine {
         self.log_remove(&edit_key(id));
         done?;
         self.adopt_record(id, new);
+        self.verify_outbound(id);
         self.zone_changed(id);
         self.emit(view::event("network-edit", old.spec.name.to_string()));
         Ok(self.show_network(id).expect("it is still there"))

@@ -165,7 +165,8 @@ fn moves<'a>(ranked: &[&'a EndpointRecord]) -> Vec<(&'a EndpointRecord, u32)> {
 
 /// Whether a default route is the one that is wanted.
 fn is_same(there: &RouteEntry, wanted: &RouteEntry) -> bool {
-    let metric = |r: &RouteEntry| r.metric.unwrap_or_else(|| if r.destination.is_ipv4() { 0 } else { METRIC6 });
+    let first = |v4: bool| if v4 { 0 } else { METRIC6 };
+    let metric = |r: &RouteEntry| r.metric.unwrap_or_else(|| first(r.destination.is_ipv4()));
     (there.destination, there.via, &there.dev) == (wanted.destination, wanted.via, &wanted.dev)
         && metric(there) == metric(wanted)
 }

@@ -1,4 +1,4 @@
-//! What the packet filter is told: of each network, and of each port of a network's bridge.
+//! What the packet filter is told: of each network, of each port of a network's bridge, and of published ports.
 //!
 //! A port of a network may send what is its own only. It is told so before its link appears, and forgotten after the link
 //! is cut off, so that there is no moment in which it could send anything else. Ports of other bridges (`br0`) are the
@@ -15,6 +15,7 @@ use super::Engine;
 use super::core::kernel;
 use super::network::filter_elements;
 use super::state::{EndpointRecord, Phase, Prewired};
+use super::view::event;
 
 impl Engine {
     /// Everything the tables are to hold.
@@ -42,18 +43,25 @@ impl Engine {
         if self.filter_ready && self.kernel.filter.touched().is_ok_and(|touched| !touched) {
             return Ok(());
         }
-        self.settle_filter()
+        if self.settle_filter()? {
+            self.emit(event("repair", crate::journal::FILTER));
+        }
+        Ok(())
     }
 
-    /// The same without asking first.
-    pub(super) fn settle_filter(&mut self) -> Result<(), ApiError> {
+    /// The same without asking first; whether anything had to be changed.
+    fn settle_filter(&mut self) -> Result<bool, ApiError> {
         let wanted = self.wanted_filter();
         self.filter_ready = false;
         match self.kernel.filter.settle(&wanted) {
-            Ok(_) => {
+            Ok(changed) => {
                 self.filter_fault = None;
                 self.filter_ready = true;
-                Ok(())
+                if changed {
+                    // What began while something was missing went its own way.
+                    self.forget_flows(&wanted.into_iter().collect::<Vec<_>>(), &[]);
+                }
+                Ok(changed)
             }
             Err(error) => {
                 let api = kernel("cannot update the packet filter", &error);
@@ -67,6 +75,22 @@ impl Engine {
     pub(super) fn settle_filter_soon(&mut self) {
         self.filter_ready = false;
         self.verify_soon();
+    }
+
+    /// The last step of a start: the tables hold what is wanted and nothing else, and what was published before and is no
+    /// more leads nowhere.
+    pub(super) fn recover_filter(&mut self) {
+        self.recovered = true;
+        if !self.has_bridged() {
+            return;
+        }
+        let before = self.kernel.filter.state().unwrap_or_default();
+        if let Err(error) = self.settle_filter() {
+            return tracing::error!(error = error.chain(), "networks are not filtered");
+        }
+        let wanted: FilterState = self.port_elements().collect();
+        let gone: Vec<_> = before.difference(&wanted).cloned().collect();
+        self.forget_flows(&[], &gone);
     }
 
     /// What the filter knows of an endpoint's port; nothing when it is on no network's bridge.

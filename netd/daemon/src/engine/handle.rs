@@ -438,6 +438,11 @@ impl Handle {
         self.call(|e| Ok(e.gauges())).await
     }
 
+    /// What became of the queries for names so far.
+    pub(crate) fn queries(&self) -> rnet_dns::Queries {
+        self.names.queries()
+    }
+
     /// The host's namespace.
     pub(crate) fn host(&self) -> &Netns {
         &self.host

@@ -90,7 +90,17 @@ impl Engine {
                 self.verify_limit(id);
                 true
             }
-            other => other.is_some(),
+            Some(_) => true,
+            None => {
+                let waiting = self.sandboxes.values().filter_map(|s| s.record.prewired.as_ref());
+                let of_ready = |endpoint| tag::limiter_ifname(endpoint) == *name;
+                let network = waiting.into_iter().find(|r| of_ready(r.endpoint)).map(|r| r.network);
+                if let Some(network) = network {
+                    // Nobody gets an interface whose frames are dropped.
+                    self.give_up_ready(network, |_, _, ready| of_ready(ready.endpoint));
+                }
+                network.is_some()
+            }
         }
     }
 

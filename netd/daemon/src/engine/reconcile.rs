@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rnet_api::ApiError;
-use rnet_kernel::{Filter, FilterState, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
+use rnet_kernel::{Filter, LinkKind, LinkOp, LinkState, Links, Netns, RouteEntry, RouteKind, Sysctls};
 use rnet_model::{EndpointId, Engine as ContainerEngine, IfAddr, IfName, NetworkId};
 use rnet_plan::apply;
 use rnet_plugins_builtin::port;
@@ -271,22 +271,6 @@ impl Engine {
         }
     }
 
-    /// The last step of a start: the packet filter holds what is wanted and nothing else.
-    fn recover_filter(&mut self) {
-        self.recovered = true;
-        if !self.has_bridged() {
-            return;
-        }
-        let present = self.kernel.filter.state().unwrap_or_default();
-        if let Err(error) = self.settle_filter() {
-            return tracing::error!(error = error.chain(), "networks are not filtered");
-        }
-        let wanted: FilterState = self.port_elements().collect();
-        let add: Vec<_> = wanted.difference(&present).cloned().collect();
-        let remove: Vec<_> = present.difference(&wanted).cloned().collect();
-        self.forget_flows(&add, &remove);
-    }
-
     fn verify_network(&mut self, id: NetworkId, routes: Option<&[RouteEntry]>) -> Result<(), ApiError> {
         let record = self.networks[&id].record.clone();
         let Some(bridge) = record.spec.bridge.clone() else { return Ok(()) };
@@ -326,7 +310,7 @@ impl Engine {
     }
 
     /// Whether the host still has the addresses a network's traffic leaves under.
-    fn verify_outbound(&mut self, id: NetworkId) {
+    pub(super) fn verify_outbound(&mut self, id: NetworkId) {
         let spec = self.networks[&id].record.spec.clone();
         let problems = match self.missing_outbound(&spec) {
             Ok(missing) => missing

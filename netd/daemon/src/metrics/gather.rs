@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use rnet_api::{ApiError, Flow, Stats, Status};
+use rnet_api::{ApiError, Flow, Publication, Stats, Status};
+use rnet_dns::Queries;
 
 use super::text::{Kind, Page};
 use crate::engine::NetworkGauge;
@@ -25,6 +26,8 @@ pub(crate) async fn gather(context: &Context) -> Result<String, ApiError> {
     for network in &gauges.networks {
         page.sample(&[("network", &network.name)], network.ready);
     }
+    published(&mut page, &context.engine.publications().await?);
+    queries(&mut page, context.engine.queries());
     page.single("rnet_captures", Kind::Gauge, "Captures that run", context.captures.running());
     page.single("rnet_filter_up", Kind::Gauge, "Whether packet filtering works", u8::from(gauges.filter_works));
     traffic(&mut page, &stats);
@@ -77,6 +80,27 @@ fn addresses(page: &mut Page, networks: &[NetworkGauge]) {
             }
             page.sample(&[("network", &network.name), ("subnet", &subnet), ("state", "free")], pool.free);
         }
+    }
+}
+
+fn published(page: &mut Page, all: &[Publication]) {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for publication in all {
+        *counts.entry(publication.port.protocol.to_string()).or_default() += u64::from(publication.port.count);
+    }
+    page.family("rnet_published_ports", Kind::Gauge, "Ports of the host that lead to containers");
+    for (protocol, count) in counts {
+        page.sample(&[("protocol", &protocol)], count);
+    }
+}
+
+fn queries(page: &mut Page, queries: Queries) {
+    let help = "Queries of containers for names: answered by netd, asked of other servers, or no queries at all";
+    page.family("rnet_dns_queries_total", Kind::Counter, help);
+    for (outcome, count) in
+        [("answered", queries.answered), ("forwarded", queries.forwarded), ("dropped", queries.dropped)]
+    {
+        page.sample(&[("outcome", outcome)], count);
     }
 }
 

@@ -10,6 +10,7 @@ mod walk;
 
 pub(crate) use walk::is_own;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rnet_api::{ApiError, Direction, Endpoint, Explanation, Network, PathHop, PathOutcome, Transport};
 use rnet_kernel::{Flow, KernelError, LinkState, Links as _, Netns, Route, Tracer, Way, WayKind, WayOf};
-use rnet_model::Kind;
+use rnet_model::{EndpointId, Kind};
 
 use crate::rules::RuleBook;
 use probe::{Answer, Probe};
@@ -104,6 +105,8 @@ pub struct Scene {
     pub networks: Vec<Network>,
     /// All interfaces of all containers.
     pub endpoints: Vec<Endpoint>,
+    /// Where they are, those whose container runs.
+    pub namespaces: HashMap<EndpointId, Netns>,
     /// All published ports.
     pub publications: Vec<Publication>,
 }

@@ -4,11 +4,13 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 use rnet_api::{Direction, Endpoint, Network, PathHop, PathOutcome, RuleRef, Transport};
-use rnet_kernel::{KernelError, ProcSys, Sysctls as _, Way, WayKind, WayOf};
+use rnet_kernel::rules::{Hook, Policy};
+use rnet_kernel::{KernelError, Netns, ProcSys, Sysctls as _, Way, WayKind, WayOf};
 
 use super::probe::Answer;
 use super::walk::{Walk, is_own, said};
 use super::{End, Place, Scene, hop};
+use crate::rules::{RuleBook, family};
 
 /// Everything that is known when the packet has been sent.
 pub(super) struct Look<'a> {
@@ -205,8 +207,10 @@ impl Look<'_> {
                 }),
             },
             Errno::EACCES | Errno::EPERM => {
+                let name = &self.scene.source.name;
+                let hint = self.firewall_of_source(Hook::Output);
                 End::new(PathOutcome::Dropped, format!("the packet to {to} is refused ({})", errno.desc()))
-                    .hint(format!("look for a firewall inside {} and on the path", self.scene.source.name))
+                    .hint(hint.unwrap_or_else(|| format!("look for a firewall inside {name} and on the path")))
             }
             errno => End::new(PathOutcome::Unanswered, format!("{to}: {}", errno.desc())),
         }
@@ -286,6 +290,33 @@ impl Look<'_> {
         }
     }
 
+    /// A chain inside a namespace that may drop what passes a hook, in words. It is read, nothing is traced there.
+    fn firewall_inside(&self, ns: &Netns, name: &str, hook: Hook) -> Option<String> {
+        let mut book = RuleBook::open(ns).ok()?;
+        for table in book.tables().ok()? {
+            let mut chains: Vec<_> = book.chains(&table).iter().map(|(n, b)| (n.clone(), b.clone())).collect();
+            chains.sort_by(|a, b| a.0.cmp(&b.0));
+            for (chain, base) in chains {
+                let Some(base) = base.filter(|base| base.hook == hook) else { continue };
+                let called = format!("{} {} {chain}", family(table.family), table.name);
+                let rules = book.rules(&table, &chain).values().filter_map(|rule| rule.words.as_deref());
+                let discards = |rule: &&str| rule.split(' ').any(|word| word == "drop" || word == "reject");
+                if base.policy == Policy::Drop {
+                    return Some(format!("inside {name} chain {called} has policy drop: look at its rules there"));
+                }
+                if let Some(rule) = rules.filter(discards).min() {
+                    return Some(format!("inside {name} chain {called} drops some packets: {rule}"));
+                }
+            }
+        }
+        None
+    }
+
+    fn firewall_of_source(&self, hook: Hook) -> Option<String> {
+        let source = &self.scene.source;
+        (source.netns != self.scene.host).then(|| self.firewall_inside(&source.netns, &source.name, hook)).flatten()
+    }
+
     /// The packet came to the bridge and left it by no port.
     fn no_port(&self) -> End {
         let to = self.destination();
@@ -320,10 +351,10 @@ impl Look<'_> {
         let to = self.destination();
         let name = &self.scene.source.name;
         if !self.walk.seen_by_host && self.scene.source.netns != self.scene.host && self.way.kind != WayKind::Local {
+            let unknown =
+                format!("it was dropped inside {name}, or its interface does not lead through the host: capture it");
             return End::new(PathOutcome::Unanswered, "no answer; the host's packet filter has not seen the packet")
-                .hint(format!(
-                    "it was dropped inside {name}, or its interface does not lead through the host: capture it"
-                ));
+                .hint(self.firewall_of_source(Hook::Output).unwrap_or(unknown));
         }
         if self.walk.seen_by_host && !self.walk.decided {
             if self.way.via.is_none() && self.scene.source.netns != self.scene.host {
@@ -334,14 +365,24 @@ impl Look<'_> {
                     .hint("rp_filter or a source address that does not belong to the device: see rnet doctor")
             });
         }
+        let inside = self.owner().and_then(|owner| {
+            let ns = self.scene.namespaces.get(&owner.id)?;
+            self.firewall_inside(ns, &owner.container, Hook::Input)
+        });
         if self.scene.transport == Transport::Udp {
             return End::new(PathOutcome::Delivered, format!("delivered to {to}; nothing answered, as programs may"))
-                .hint("a closed port would have refused");
+                .hint(inside.unwrap_or_else(|| "a closed port would have refused".to_owned()));
         }
         let end = End::new(PathOutcome::Unanswered, format!("sent to {to}, no answer within a second"));
         match (self.owner(), self.walk.answered) {
-            (_, true) => end.hint(format!("an answer came as far as the host: look for a firewall inside {name}")),
-            (Some(owner), _) => end.hint(format!("look for a firewall inside {}, and at its routes", owner.container)),
+            (_, true) => {
+                let unknown = format!("an answer came as far as the host: look for a firewall inside {name}");
+                end.hint(self.firewall_of_source(Hook::Input).unwrap_or(unknown))
+            }
+            (Some(owner), _) => {
+                let unknown = format!("look for a firewall inside {}, and at its routes", owner.container);
+                end.hint(inside.unwrap_or(unknown))
+            }
             (None, _) if self.walk.to_host => end.hint("the program on the host does not answer"),
             (None, _) => end.hint("it drops the packet, or it has no way back to the source address"),
         }

@@ -59,10 +59,17 @@ mod tests {
         assert!(route.batch(&up).unwrap().is_empty());
         let names = [name("left"), name("absent"), name("right")];
         let before = route.counters(&names).unwrap();
-        announce(&ns, &name("left"), "02:00:00:00:00:01".parse().unwrap(), &["10.0.0.1".parse().unwrap()]).unwrap();
-        let after = route.counters(&names).unwrap();
+        let begun = std::time::Instant::now();
+        // A device that came up a moment ago may still throw away what it is to send (net/core/link_watch.c).
+        let after = loop {
+            announce(&ns, &name("left"), "02:00:00:00:00:01".parse().unwrap(), &["10.0.0.1".parse().unwrap()]).unwrap();
+            let after = route.counters(&names).unwrap();
+            if after[0].unwrap().tx_packets > before[0].unwrap().tx_packets {
+                break after;
+            }
+            assert!(begun.elapsed().as_secs() < 5, "nothing is counted");
+        };
         assert_eq!((before[1], after[1]), (None, None));
-        assert!(after[0].unwrap().tx_packets > before[0].unwrap().tx_packets);
         assert!(after[2].unwrap().rx_bytes > before[2].unwrap().rx_bytes);
     }
 }

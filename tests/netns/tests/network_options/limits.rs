@@ -125,6 +125,15 @@ fn ready_interfaces_are_limited_too() {
         };
         start("box0");
         wait_for("ready namespaces", SOON, || limiters(&host).len() > 2);
+        // One whose frames lead nowhere is nobody's.
+        let before = limiters(&host);
+        for device in before.iter().skip(1) {
+            host.ip(&format!("link del {device}"));
+        }
+        wait_for("others to be ready", SOON, || {
+            let now = limiters(&host);
+            now.len() == before.len() && before.iter().skip(1).all(|gone| !now.contains(gone))
+        });
         let ((one, _), (two, address)) = (start("box1"), start("box2"));
         within("a ready one sending", 20.0, || rate(&one, &two, &address));
         // What is ready goes with the limits it was made with.

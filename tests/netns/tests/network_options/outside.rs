@@ -114,6 +114,9 @@ fn a_macvlan_network_is_the_lan_of_its_parent() {
         assert!(web.ip("-4 route show default").starts_with("default via 198.51.100.1 dev eth0"));
         assert_eq!(web.ip_json("link show eth0")[0]["mtu"], 1400);
         assert!(host.rnet("network ls --filter type=macvlan").ok().out.contains("lan"));
+        // Of a list everything but labels is the plugins'.
+        host.rnet("network edit lan --label-add a=b").ok();
+        host.rnet("network edit lan --mtu 1300").fails(2, &["lan", "conflist"]);
         host.rnet("network rm -f lan").ok();
     });
 }

@@ -168,7 +168,7 @@ fn quiet_ports_hear_nothing_of_each_other_but_what_is_linked() {
     let apart = FilterChange::Device(FilterSet::Apart, "rb0".parse().unwrap());
     bed.with(&[]);
     assert_eq!(bed.two.ask("10.1.0.2:80").unwrap(), "one 10.1.0.3", "the twin: not quiet");
-    bed.with(&[&quiet[..], &[apart.clone()]].concat());
+    bed.with(&[&quiet[..], std::slice::from_ref(&apart)].concat());
     assert_eq!(bed.two.ask("10.1.0.2:80"), None);
     assert_eq!(bed.two.ask("[fd01::2]:8080"), None);
     assert_eq!(bed.two.ask("192.0.2.9:8080").unwrap(), "out 192.0.2.1", "everybody else is there");
@@ -176,7 +176,7 @@ fn quiet_ports_hear_nothing_of_each_other_but_what_is_linked() {
         FilterChange::Linked(Linked { from: ip(from), to: ip(to), protocol: Protocol::Tcp, port })
     };
     let linked = [link("10.1.0.3", "10.1.0.2", 80), link("fd01::3", "fd01::2", 8080)];
-    bed.with(&[&quiet[..], &linked[..], &[apart.clone()]].concat());
+    bed.with(&[&quiet[..], &linked[..], std::slice::from_ref(&apart)].concat());
     assert_eq!(bed.two.ask("10.1.0.2:80").unwrap(), "one 10.1.0.3");
     assert_eq!(bed.two.ask("[fd01::2]:8080").unwrap(), "one fd01::3");
     assert_eq!(bed.two.ask("10.1.0.2:81"), None, "another port");
