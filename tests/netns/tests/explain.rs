@@ -254,7 +254,7 @@ fn published_ports_are_followed_to_their_container() {
         stage.explains("host 127.0.0.1:8080", "connected", &[]);
         let words = ["198.51.100.2", "no container's port", "8080/tcp of db"];
         stage.explains("web 198.51.100.2:8081", "not-published", &words);
-        stage.host.rnet("unpublish db").ok();
+        stage.host.rnet("unpublish db --all").ok();
     });
 }
 
