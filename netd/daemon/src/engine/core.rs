@@ -129,6 +129,8 @@ pub(crate) struct Engine {
     pub(super) linked: BTreeSet<Linked>,
     /// Whether those may be others by now.
     pub(super) links_stale: bool,
+    /// Whether all that an earlier run has left is known: until then the packet filter may know more.
+    pub(super) recovered: bool,
 
     /// Detached attachments the store may still know.
     pub(super) tombstones: Vec<String>,
@@ -143,8 +145,6 @@ pub(crate) struct Engine {
     pub(super) filter_fault: Option<KernelError>,
     /// Whether the base table has been put there by this process.
     pub(super) filter_ready: bool,
-    /// Whether everything that was written down has been read: until then the packet filter may know more.
-    pub(super) recovered: bool,
 }
 
 /// How long a change of addresses or routes waits for others.
@@ -191,6 +191,7 @@ impl Engine {
             offers: Offers::new(),
             linked: BTreeSet::new(),
             links_stale: false,
+            recovered: false,
             root,
             config,
             tag,
@@ -226,7 +227,6 @@ impl Engine {
             repeats: VecDeque::new(),
             filter_fault: None,
             filter_ready: false,
-            recovered: false,
         };
         engine.recover(logged, stored)?;
         Ok(engine)

@@ -70,6 +70,12 @@ impl Engine {
         }
     }
 
+    /// Looks at everything in a moment, though nobody else has touched it: a change from here has failed.
+    pub(super) fn settle_filter_soon(&mut self) {
+        self.filter_ready = false;
+        self.verify_soon();
+    }
+
     /// The last step of a start: the tables hold what is wanted and nothing else, and what was published before and is no
     /// more leads nowhere.
     pub(super) fn recover_filter(&mut self) {
@@ -84,12 +90,6 @@ impl Engine {
         let wanted: FilterState = self.port_elements().collect();
         let gone: Vec<_> = before.difference(&wanted).cloned().collect();
         self.forget_flows(&[], &gone);
-    }
-
-    /// Looks at everything in a moment, though nobody else has touched it: a change from here has failed.
-    pub(super) fn settle_filter_soon(&mut self) {
-        self.filter_ready = false;
-        self.verify_soon();
     }
 
     /// What the filter knows of an endpoint's port; nothing when it is on no network's bridge.

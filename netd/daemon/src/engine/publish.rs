@@ -57,8 +57,8 @@ impl Engine {
             match same.or_else(|| all().find(listed)) {
                 Some(entry) => gone.push(*entry),
                 None => {
-                    return Err(ApiError::new(Kind::Missing, format!("{spec} of {name} is not published"))
-                        .hint(format!("list what is: rnet port {name}")));
+                    let text = format!("{spec} of {name} is not published");
+                    return Err(ApiError::new(Kind::Missing, text).hint(format!("list what is: rnet port {name}")));
                 }
             }
         }
