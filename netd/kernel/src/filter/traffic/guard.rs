@@ -155,7 +155,7 @@ fn a_guarded_port_sends_what_is_its_own() {
 fn learned(bed: &Bed) -> usize {
     let show = || Command::new("bridge").args(["fdb", "show", "br", "rb0"]).output().unwrap();
     let output = bed.host.ns.run(show).unwrap();
-    String::from_utf8(output.stdout).unwrap().lines().filter(|line| line.starts_with("06:")).count()
+    String::from_utf8(output.stdout).unwrap().lines().filter(|line| line.starts_with("06:00:00:00:")).count()
 }
 
 #[test]
