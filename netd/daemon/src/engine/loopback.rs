@@ -121,10 +121,14 @@ impl Loopback {
     }
 }
 
-/// On the port of an earlier run if it can be had, else on any.
+/// Ports that hardly anybody publishes: the last ones below 1024.
+const OUT_OF_THE_WAY: std::ops::RangeInclusive<u16> = 960..=1023;
+
+/// On the port of an earlier run if it can be had, else on one that nobody is likely to publish, else on any.
 fn listen(address: IpAddr, before: Option<u16>) -> std::io::Result<std::net::TcpListener> {
-    let again = before.and_then(|port| std::net::TcpListener::bind((address, port)).ok());
-    let listener = again.map_or_else(|| std::net::TcpListener::bind((address, 0)), Ok)?;
+    let ports = before.into_iter().chain(OUT_OF_THE_WAY.rev());
+    let bound = ports.map(|port| std::net::TcpListener::bind((address, port))).find_map(Result::ok);
+    let listener = bound.map_or_else(|| std::net::TcpListener::bind((address, 0)), Ok)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

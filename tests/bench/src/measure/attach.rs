@@ -34,7 +34,7 @@ pub(crate) fn inside_netd(bed: &Bed) -> anyhow::Result<Finding> {
         let sandbox = json!({ "container_id": id, "container_name": id, "networks": ["s1"] });
         let made = netd.send(&Request::post("/v1/sandboxes", &sandbox)?)?.engine;
         let path = format!("/v1/sandboxes/{id}/connect");
-        let connected = netd.send(&Request::post(path, &json!({ "networks": ["s1"] }))?)?.engine;
+        let connected = netd.send(&Request::post(path, &json!({ "networks": [{ "network": "s1" }] }))?)?.engine;
         connect.push(connected);
         both.push(made + connected);
         netd.send(&Request::delete(format!("/v1/sandboxes/{id}?forget=true")))?;

@@ -114,13 +114,14 @@ fn unpublish(container: &Container, spec: &str) -> anyhow::Result<Request> {
 /// S7 and S13: one port beside 50,000, made and used.
 pub(crate) fn fifty_thousand(bed: &Bed, docker: &anyhow::Result<Docker>) -> anyhow::Result<[Finding; 2]> {
     let scene = Scene::new(bed)?;
-    let mut netd = Connection::open(&scene.daemon.socket())?;
+    // Opened anew each time: netd ends connections on which nothing is asked.
+    let netd = || Connection::open(&scene.daemon.socket());
     let server = Server::start(&scene.service.netns, SERVICE)?;
-    netd.send(&publish(&scene.service, &format!("{SERVICE}:{SERVICE}"))?)?;
+    netd()?.send(&publish(&scene.service, &format!("{SERVICE}:{SERVICE}"))?)?;
     let at = SocketAddr::from((HOST, SERVICE));
     connections(&scene.neighbour.netns, at, 100)?;
 
-    let first = one_port(&mut netd, &scene.service)?;
+    let first = one_port(&mut netd()?, &scene.service)?;
     let command_first = as_command(bed, &scene)?;
     let (mut few, mut many) = (Samples::default(), Samples::default());
     let mut filled = Samples::default();
@@ -128,15 +129,17 @@ pub(crate) fn fifty_thousand(bed: &Bed, docker: &anyhow::Result<Docker>) -> anyh
     // In turns, so that a machine that gets slower makes both slower.
     for turn in 0..TURNS {
         few.extend(connections(&scene.neighbour.netns, at, CONNECTIONS)?);
+        let mut filling = netd()?;
         for (request, _) in fill(&scene.holders)? {
-            filled.push(netd.send(&request)?.wall);
+            filled.push(filling.send(&request)?.wall);
         }
         many.extend(connections(&scene.neighbour.netns, at, CONNECTIONS)?);
         if turn == 0 {
-            beside = Some((one_port(&mut netd, &scene.service)?, as_command(bed, &scene)?));
+            beside = Some((one_port(&mut netd()?, &scene.service)?, as_command(bed, &scene)?));
         }
+        let mut emptying = netd()?;
         for (_, request) in fill(&scene.holders)? {
-            netd.send(&request)?;
+            emptying.send(&request)?;
         }
     }
     server.stop();

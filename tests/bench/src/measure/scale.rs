@@ -50,7 +50,10 @@ pub(crate) fn bursts(bed: &Bed) -> anyhow::Result<Finding> {
         let id = format!("burst{n}");
         let sandbox = json!({ "container_id": id, "container_name": id, "networks": ["s10"] });
         take.push(Request::post("/v1/sandboxes", &sandbox)?);
-        connect.push(Request::post(format!("/v1/sandboxes/{id}/connect"), &json!({ "networks": ["s10"] }))?);
+        connect.push(Request::post(
+            format!("/v1/sandboxes/{id}/connect"),
+            &json!({ "networks": [{ "network": "s10" }] }),
+        )?);
     }
     let (taking, _) = burst(&daemon.socket(), CONNECTIONS, &take)?;
     let (connecting, _) = burst(&daemon.socket(), CONNECTIONS, &connect)?;
