@@ -1,13 +1,17 @@
 //! S6, S7, S13: what published ports cost to make, and to use.
 
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
+use nftables::batch::Batch;
+use nftables::expr::{Expression, NamedExpression, Payload, PayloadField};
+use nftables::schema::{Chain, NfListObject, Rule, Table};
+use nftables::stmt::{Match, NAT, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use rnet_kernel::{Netns, ProcSys, Sysctls as _};
 use serde_json::json;
 
@@ -228,7 +232,7 @@ fn linear(bed: &Bed) -> anyhow::Result<String> {
     let at = SocketAddr::from((HOST, SERVICE));
     let mut medians = Vec::new();
     for rules in [1, LINEAR] {
-        nft(&host.netns, &one_rule_each(rules))?;
+        one_rule_each(&host.netns, rules)?;
         connections(&neighbour.netns, at, 100)?;
         medians.push(Samples::from_iter(connections(&neighbour.netns, at, CONNECTIONS / 2)?).median());
     }
@@ -242,24 +246,42 @@ fn linear(bed: &Bed) -> anyhow::Result<String> {
     ))
 }
 
-/// The rule that fits comes last.
-fn one_rule_each(rules: usize) -> String {
-    let mut text = String::from("flush ruleset\ntable ip linear {\nchain pre {\n");
-    text.push_str("type nat hook prerouting priority -100\n");
-    for n in 1..rules {
-        text.push_str(&format!("tcp dport {} dnat to 10.42.0.2\n", FIRST_PORT + n));
+/// Makes the table: a chain of `rules` rules, of which the last fits.
+fn one_rule_each(netns: &Netns, rules: usize) -> anyhow::Result<()> {
+    let table = Table { family: NfFamily::IP, name: "linear".into(), handle: None };
+    let chain = Chain {
+        family: NfFamily::IP,
+        table: "linear".into(),
+        name: "pre".into(),
+        _type: Some(NfChainType::NAT),
+        hook: Some(NfHook::Prerouting),
+        prio: Some(-100),
+        policy: Some(NfChainPolicy::Accept),
+        ..Chain::default()
+    };
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(table.clone()));
+    batch.delete(NfListObject::Table(table.clone()));
+    batch.add(NfListObject::Table(table));
+    batch.add(NfListObject::Chain(chain));
+    for port in (1..rules).map(|n| FIRST_PORT + n).chain([usize::from(SERVICE)]) {
+        let dport = PayloadField { protocol: "tcp".into(), field: "dport".into() };
+        let is_port = Match {
+            left: Expression::Named(NamedExpression::Payload(Payload::PayloadField(dport))),
+            right: Expression::Number(u32::try_from(port)?),
+            op: Operator::EQ,
+        };
+        let to = NAT { addr: Some(Expression::String("10.42.0.2".into())), family: None, port: None, flags: None };
+        batch.add(NfListObject::Rule(Rule {
+            family: NfFamily::IP,
+            table: "linear".into(),
+            chain: "pre".into(),
+            expr: vec![Statement::Match(is_port), Statement::DNAT(Some(to))].into(),
+            ..Rule::default()
+        }));
     }
-    text.push_str(&format!("tcp dport {SERVICE} dnat to 10.42.0.2\n}}\n}}\n"));
-    text
-}
-
-fn nft(netns: &Netns, ruleset: &str) -> anyhow::Result<()> {
-    netns.run(|| {
-        let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
-        child.stdin.take().context("no input")?.write_all(ruleset.as_bytes())?;
-        ensure!(child.wait()?.success(), "nft failed");
-        Ok(())
-    })?
+    let ruleset = batch.to_nftables();
+    netns.run(|| nftables::helper::apply_ruleset(&ruleset))?.context("nft cannot make the table")
 }
 
 /// How long `count` connections take to be there, one after the other.
