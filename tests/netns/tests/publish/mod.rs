@@ -6,6 +6,7 @@ mod attacks;
 mod changes;
 mod firewall;
 mod load;
+mod sctp;
 mod stage;
 
 use rnet_model::{GatewayMode, NetworkSpec};
