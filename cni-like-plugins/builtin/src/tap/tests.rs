@@ -30,7 +30,7 @@ fn contradictions_are_refused() {
 #[test]
 fn every_key_is_the_kernels() {
     let Some(bed) = bed() else { return };
-    let own = json!({"multiQueue": true, "mtu": 1400, "mac": "02:00:00:00:00:41", "owner": 107, "group": 108});
+    let own = json!({"multiQueue": true, "mtu": 1400, "mac": "02:00:00:00:00:41", "owner": 41007, "group": 41008});
     let config = addressed("tap", &own);
     let result = bed.add(&config).unwrap();
     let link = bed.link(&bed.inside, "eth0").unwrap();
@@ -38,7 +38,7 @@ fn every_key_is_the_kernels() {
     assert_eq!(link.mac.unwrap().to_string(), "02:00:00:00:00:41");
     assert_eq!(result.interfaces[0].mac, "02:00:00:00:00:41");
     let shown = bed.within("ip -d link show eth0");
-    for word in ["type tap", "multi_queue", "user 107", "group 108", "persist on"] {
+    for word in ["type tap", "multi_queue", "user 41007", "group 41008", "persist on"] {
         assert!(shown.contains(word), "{word}: {shown}");
     }
     assert!(bed.picture().contains("198.51.100.5/24"));
